@@ -1,0 +1,43 @@
+# `make quickstart` and `make test` do everything on a fresh machine; both are quick the second time.
+
+PYTHON ?= python3
+# The CPU build where the index has one under this version; set TORCH=torch for the platform's default (CUDA on Linux).
+TORCH ?= torch==2.13.0
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+$(VENV)/installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --upgrade pip
+	$(RUN) -m pip install --quiet "$(TORCH)"
+	$(RUN) -m pip install --quiet --editable ".[dev]"
+	@touch $@
+
+install: $(VENV)/installed ## build .venv with everything
+
+TEACHER := runs/quickstart_teacher/version_0/export/model.safetensors
+STUDENT := runs/quickstart/version_0/export/model.safetensors
+
+$(TEACHER): | $(VENV)/installed
+	$(RUN) train.py fit --config configs/experiments/quickstart_teacher.yaml --version 0
+
+$(STUDENT): | $(VENV)/installed $(TEACHER)
+	$(RUN) train.py fit --config configs/experiments/quickstart.yaml --version 0
+
+quickstart: $(STUDENT) ## pretrain a dense teacher and an 80 % sparse student on text that is already there
+	@$(RUN) report.py runs/quickstart_teacher runs/quickstart
+
+test: $(VENV)/installed ## run every check: lint, format, types, tests
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(RUN) -m pytest
+
+tensorboard: $(VENV)/installed ## show all runs at http://localhost:6006
+	$(VENV)/bin/tensorboard --logdir runs
+
+.PHONY: help install quickstart test tensorboard
+.DEFAULT_GOAL := help

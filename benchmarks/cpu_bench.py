@@ -1,0 +1,101 @@
+"""Methods side by side in the low-noise regime of ``configs/experiments/cpu_bench.yaml``: mean and spread of the eval loss.
+
+``python benchmarks/cpu_bench.py`` makes what is not there yet and prints the table; a run that finished is not repeated.
+Runs take one thread each and go ``--parallel`` at a time, so that tokens a second are no measure of speed here.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).parent.parent
+TEACHER = "dense_seed0"
+DISTILLATION = ["KnowledgeDistillation", "teachers={teacher}", "factor=0.8", "final_factor=0.0", "temperature=1.0"]
+METHODS: dict[str, list[list[str]]] = {
+    "dense": [],
+    "static": [["StaticSparsity", "sparsity=0.8"]],
+    "rigl": [["RigL", "sparsity=0.8"]],
+    "dense_kd": [DISTILLATION],
+    "rigl_kd": [["RigL", "sparsity=0.8"], DISTILLATION],
+}
+
+
+def callback_options(callbacks: list[list[str]], teacher: Path) -> list[str]:
+    """Command-line options that append callbacks, each a class name and its settings."""
+    options = []
+    for name, *settings in callbacks:
+        options.append(f"--trainer.callbacks+={name}")
+        options += [f"--trainer.callbacks.{setting.format(teacher=teacher)}" for setting in settings]
+    return options
+
+
+def finished(run: Path) -> dict | None:
+    """The summary of a run that came to its end."""
+    file = run / "summary.json"
+    summary = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return summary if summary.get("status") == "finished" else None
+
+
+def fit(runs: Path, method: str, seed: int, extra: list[str]) -> None:
+    """One run, in a process of its own, into ``runs / method_seedN / version_0``."""
+    name = f"{method}_seed{seed}"
+    if finished(runs / name / "version_0"):
+        return
+    command = [sys.executable, "train.py", "fit", "--config", "configs/experiments/cpu_bench.yaml"]
+    command += [f"--runs={runs}", f"--experiment={name}", f"--seed_everything={seed}"]
+    command += ["--version=0", "--trainer.enable_progress_bar=false"]
+    command += callback_options(METHODS[method], runs / TEACHER / "version_0" / "export") + extra
+    log = runs / f"{name}.log"
+    with log.open("w", encoding="utf-8") as stream:
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        code = subprocess.run(command, cwd=ROOT, env=environment, stdout=stream, stderr=subprocess.STDOUT).returncode
+    print(f"{name}: {'done' if code == 0 else f'exit code {code}, see {log}'}", flush=True)
+
+
+def results_table(runs: Path, methods: list[str], seeds: list[int]) -> Table:
+    """Mean and sample standard deviation over seeds, and every seed's figure."""
+    table = Table()
+    for column in ("method", "sparsity of model", "eval loss", "std", "each seed", "unigram"):
+        table.add_column(column)
+    for method in methods:
+        summaries = [summary for seed in seeds if (summary := finished(runs / f"{method}_seed{seed}" / "version_0"))]
+        if not summaries:
+            continue
+        losses = [summary["eval_loss"] for summary in summaries]
+        spread = f"{statistics.stdev(losses):.4f}" if len(losses) > 1 else ""
+        each = ", ".join(f"{loss:.4f}" for loss in losses)
+        unigram, sparsity = summaries[0]["unigram_loss"], summaries[0]["sparsity"]["model"]
+        table.add_row(method, f"{sparsity:.4f}", f"{statistics.mean(losses):.4f}", spread, each, f"{unigram:.4f}")
+    return table
+
+
+def main() -> None:
+    """Fit the dense runs first, because one of them is the teacher, then the others."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=Path, default=Path("runs/cpu_bench"))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--parallel", type=int, default=2)
+    options, extra = parser.parse_known_args()
+    runs = options.runs.absolute()
+    runs.mkdir(parents=True, exist_ok=True)
+    jobs = sorted(
+        ((method, seed) for method in options.methods for seed in options.seeds), key=lambda job: job[0] != "dense"
+    )
+    dense = [job for job in jobs if job[0] == "dense"]
+    for stage in (dense, jobs[len(dense) :]):
+        with ThreadPoolExecutor(options.parallel) as pool:
+            list(pool.map(lambda job: fit(runs, *job, extra), stage))
+    Console(width=140).print(results_table(runs, options.methods, options.seeds))
+
+
+if __name__ == "__main__":
+    main()

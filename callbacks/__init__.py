@@ -1,0 +1,25 @@
+"""What happens around a step."""
+
+from callbacks.distillation import KnowledgeDistillation
+from callbacks.export import ExportPretrained
+from callbacks.learning_rate import LinearWarmupDecay, OneCycleLR
+from callbacks.lr_range_test import LRRangeTest
+from callbacks.monitor import SparsityMonitor, StepMonitor
+from callbacks.random_state import RandomState
+from callbacks.run_summary import RunSummary
+from callbacks.sparse_training import RigL, SparseTraining, StaticSparsity
+
+__all__ = [
+    "ExportPretrained",
+    "KnowledgeDistillation",
+    "LRRangeTest",
+    "LinearWarmupDecay",
+    "OneCycleLR",
+    "RandomState",
+    "RigL",
+    "RunSummary",
+    "SparseTraining",
+    "SparsityMonitor",
+    "StaticSparsity",
+    "StepMonitor",
+]

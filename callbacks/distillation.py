@@ -1,0 +1,101 @@
+"""Teacher–student distillation as a callback."""
+
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+
+from objectives.distillation import distillation_loss, teacher_probabilities
+from objectives.masked_lm import IGNORE_INDEX
+from sparsity.schedules import linear
+
+
+class KnowledgeDistillation(Callback):
+    """Trains on (1 - factor) · task loss + factor · T² · KL(teacher ‖ student) (Hinton et al. 2015).
+
+    Teachers are frozen and stay outside the module: not in its parameters, its checkpoints or DDP. Validation keeps the
+    plain task loss. Logits are computed where the task loss has labels: for masked LM, at the masked positions only.
+
+    Args:
+        teachers: ``save_pretrained`` directories or hub ids.
+        weights: one a teacher; equal by default.
+        factor: weight of the distillation term, in [0, 1].
+        final_factor: reached linearly at the end of the run; null keeps ``factor``.
+        temperature: T > 0.
+        final_temperature: reached linearly at the end of the run; null keeps ``temperature``.
+    """
+
+    def __init__(
+        self,
+        teachers: str | list[str],
+        weights: list[float] | None = None,
+        factor: float = 0.9,
+        final_factor: float | None = None,
+        temperature: float = 2.0,
+        final_temperature: float | None = None,
+    ) -> None:
+        self.paths = [teachers] if isinstance(teachers, str) else teachers
+        self.weights = weights if weights is not None else [1.0] * len(self.paths)
+        self.factor, self.final_factor = factor, factor if final_factor is None else final_factor
+        self.temperature = temperature
+        self.final_temperature = temperature if final_temperature is None else final_temperature
+        if not self.paths or len(self.weights) != len(self.paths) or min(self.weights) < 0 or not sum(self.weights):
+            raise ValueError(f"one non-negative weight a teacher expected, got {self.weights} for {self.paths}")
+        if not (0 <= self.factor <= 1 and 0 <= self.final_factor <= 1):
+            raise ValueError(f"factor and final_factor in [0, 1] expected, got {self.factor} and {self.final_factor}")
+        if min(self.temperature, self.final_temperature) <= 0:
+            raise ValueError(f"temperatures must be positive, got {self.temperature} and {self.final_temperature}")
+        self.teachers: list[PreTrainedModel] = []
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            for path in self.paths:
+                check_same_tokenizer(path, trainer.datamodule.tokenizer)
+            self.teachers = [pl_module.load_pretrained(path).eval().requires_grad_(False) for path in self.paths]
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.teachers = [teacher.to(pl_module.device) for teacher in self.teachers]
+        task_loss = pl_module.task_loss
+
+        def objective(logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
+            step = trainer.global_step
+            factor = linear(step, trainer.max_steps, self.factor, self.final_factor)
+            loss = task_loss(logits, batch)
+            if not factor:
+                return loss
+            temperature = linear(step, trainer.max_steps, self.temperature, self.final_temperature)
+            distillation = self.loss(pl_module, logits, batch, temperature)
+            pl_module.log("kd/loss", distillation.detach(), sync_dist=True)
+            return (1 - factor) * loss + factor * distillation
+
+        pl_module.objective = objective
+
+    def loss(self, pl_module: LightningModule, logits: Tensor, batch: dict[str, Tensor], temperature: float) -> Tensor:
+        """T² · KL from the teachers' mixture to the student whose ``logits`` these are."""
+        with torch.no_grad():
+            taught = [pl_module.predict_logits(teacher, batch)[:, : logits.size(1)] for teacher in self.teachers]
+            target = teacher_probabilities(taught, self.weights, temperature)
+        return distillation_loss(logits, target, temperature, (batch["labels"] != IGNORE_INDEX).flatten())
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        pl_module.objective = pl_module.task_loss
+        self.teachers = []
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.teardown(trainer, pl_module, "fit")  # which Lightning leaves out then
+
+
+def check_same_tokenizer(teacher: str, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Raise ValueError unless the teacher's tokenizer gives every token the id that ``tokenizer`` gives it."""
+    try:
+        vocabulary: dict[str, Any] = AutoTokenizer.from_pretrained(teacher).get_vocab()
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"teacher {teacher}: no tokenizer there: {' '.join(str(error).split())[:200]}") from error
+    if vocabulary != tokenizer.get_vocab():
+        shared = len(vocabulary.items() & tokenizer.get_vocab().items())
+        raise ValueError(
+            f"teacher {teacher} has another tokenizer: {shared} of its {len(vocabulary)} tokens have the same id in the "
+            f"student's {len(tokenizer)}; give data.tokenizer the teacher's directory"
+        )

@@ -1,0 +1,162 @@
+"""``summary.json``: what a run was and what came out. Reports and sweeps read nothing else."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_backward_flop, sdpa_flop
+
+from callbacks.monitor import sparsity_totals
+from callbacks.sparse_training import sparse_training
+
+PACKAGES = ("torch", "pytorch-lightning", "transformers", "datasets", "torchmetrics")
+# the one fused attention that torch does not count
+flop_registry.setdefault(torch.ops.aten._scaled_dot_product_flash_attention_for_cpu, sdpa_flop)
+flop_registry.setdefault(torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward, sdpa_backward_flop)
+
+
+def revision() -> str | None:
+    """The git commit of this code, marked ``-dirty`` where files differ from it; None outside a repository."""
+    describe = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        answer = subprocess.run(describe, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return answer.stdout.strip()
+
+
+def peak_memory_mb() -> float:
+    """Most memory this process has held, in MB: of the GPU where there is one, else resident."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e6
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+class RunSummary(Callback):
+    """Writes ``summary.json`` into the run's directory: when the fit starts, after every validation, and at its end.
+
+    What has no meaning for a run is absent. Counts of tokens and seconds go on across a resume.
+    """
+
+    def __init__(self) -> None:
+        self.tokens, self.seconds, self.train_seconds = 0, 0.0, 0.0
+        self.results: dict[str, Any] = {}
+        self._flops: FlopCounterMode | None = None
+        self._clock: float | None = None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._clock = time.perf_counter()
+        self._directory = trainer.log_dir  # here, because it asks all ranks, of which only one may see an exception
+        self._write(trainer, pl_module, "running")
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
+        if "flops_per_step" not in self.results and not getattr(pl_module.hparams, "compile_encoder", False):
+            self._flops = FlopCounterMode(display=False)
+            self._flops.__enter__()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: dict[str, Tensor], batch_idx: int
+    ) -> None:
+        self.tokens += batch["input_ids"].numel() * trainer.world_size
+        if self._flops is not None:
+            self._flops.__exit__(None, None, None)
+            micro_batches = trainer.accumulate_grad_batches * trainer.world_size
+            self.results["flops_per_step"] = self._flops.get_total_flops() * micro_batches
+            self._flops = None
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "fit":
+            self._tick(training=True)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
+        self._tick(training=False)
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        names = {"val/loss": "eval_loss", "val/perplexity": "perplexity", "val/unigram_loss": "unigram_loss"}
+        self.results |= {key: metrics[name] for name, key in names.items() if name in metrics}
+        self.results["eval_step"] = trainer.global_step
+        self._write(trainer, pl_module, "running")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._tick(training=True)
+        self._clock = None
+        self._write(trainer, pl_module, "stopped" if trainer.global_step < trainer.max_steps else "finished")
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        stopped = isinstance(exception, KeyboardInterrupt | SIGTERMException | SystemExit)
+        if not stopped:
+            self.results["error"] = f"{type(exception).__name__}: {exception}"
+        if trainer.state.fn == "fit" and self._clock is not None:
+            self._tick(training=True)
+            self._write(trainer, pl_module, "stopped" if stopped else "failed")
+
+    def _tick(self, training: bool) -> None:
+        """Count the time since the last tick, as training or as validation; nothing where no fit is running."""
+        if self._clock is None:
+            return
+        now = time.perf_counter()
+        self.seconds += now - self._clock
+        self.train_seconds += (now - self._clock) if training else 0.0
+        self._clock = now
+
+    def _write(self, trainer: Trainer, pl_module: LightningModule, status: str) -> None:
+        if not trainer.is_global_zero or self._directory is None or trainer.fast_dev_run:
+            return
+        summary = self.summary(trainer, pl_module) | {"status": status}
+        file = Path(self._directory) / "summary.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_suffix(".partial")
+        partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        partial.replace(file)
+
+    def summary(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """All keys that have a meaning at this point of the run, but ``status``."""
+        sparse = sparse_training(trainer)
+        parameters = pl_module.model.num_parameters()
+        masks = sparse.masks if sparse is not None and sparse.masks is not None else {}
+        zeros = sum(mask.numel() - int(mask.sum()) for mask in masks.values())
+        summary = {
+            "experiment": trainer.logger.name if trainer.logger is not None else None,
+            "seed": int(os.environ["PL_GLOBAL_SEED"]) if "PL_GLOBAL_SEED" in os.environ else None,
+            "steps": trainer.global_step,
+            "tokens": self.tokens,
+            "seconds": round(self.seconds, 2),
+            "tokens_per_second": round(self.tokens / self.train_seconds, 1) if self.train_seconds else None,
+            "parameters": parameters,
+            "nonzeros": parameters - zeros,
+            "sparsity": sparsity_totals(pl_module.model, sparse),
+            **self.results,
+            "peak_memory_mb": round(peak_memory_mb(), 1),
+            "versions": {"python": platform.python_version()}
+            | {name: importlib.metadata.version(name) for name in PACKAGES},
+            "revision": revision(),
+            "command": shlex.join(sys.argv),
+        }
+        return {key: value for key, value in summary.items() if value is not None}
+
+    def state_dict(self) -> dict[str, Any]:
+        self._tick(training=True)
+        return {
+            "tokens": self.tokens,
+            "seconds": self.seconds,
+            "train_seconds": self.train_seconds,
+            "results": {key: value for key, value in self.results.items() if key != "error"},
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.tokens, self.results = state_dict["tokens"], dict(state_dict["results"])
+        self.seconds, self.train_seconds = state_dict["seconds"], state_dict["train_seconds"]

@@ -1,0 +1,200 @@
+"""One loader for text: local files and directories, saved datasets, hub ids and the embedded docstrings become documents.
+
+A source is opened once (which checks it and gives it a fingerprint of its content) and then read as a stream, so a corpus
+may be larger than memory.
+"""
+
+import codecs
+import glob
+import hashlib
+import importlib.metadata
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+from filelock import FileLock
+
+from datamodules.docstrings import PACKAGES, docstring_documents
+
+DOCSTRINGS = "docstrings"
+PIECE_CHARACTERS = 1 << 20
+SUFFIXES = {".txt": "text", ".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
+
+Piece = tuple[str, bool]
+
+
+@dataclass(frozen=True)
+class TextSource:
+    """Where text comes from.
+
+    Args:
+        path: a file, a directory of files, a ``save_to_disk`` directory, a hub id, or ``docstrings`` for the embedded
+            corpus. In ``.txt`` a line is a paragraph and an empty line ends a document; elsewhere a row is a document.
+        column: text column of ``.jsonl``, ``.csv``, ``.parquet``, saved and hub datasets.
+        name: configuration of a hub dataset, such as ``20220301.en``.
+        split: split of a saved or hub dataset.
+        revision: revision of a hub dataset.
+    """
+
+    path: str
+    column: str = "text"
+    name: str | None = None
+    split: str = "train"
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class OpenSource:
+    """A source that exists and can be read.
+
+    Args:
+        fingerprint: changes when the text does.
+        pieces: a fresh stream at every call of ``(text, ends_document)``; a long document comes in several pieces.
+    """
+
+    fingerprint: str
+    pieces: Callable[[], Iterator[Piece]]
+
+
+def open_source(source: TextSource, cache_dir: Path) -> OpenSource:
+    """Find out what ``source`` is and check it.
+
+    Raises:
+        FileNotFoundError: a path that looks local and is not there.
+        ValueError: no readable file in a directory, a missing text column, or bytes that are not UTF-8.
+    """
+    if source.path == DOCSTRINGS:
+        return _open_files(source, [_materialise_docstrings(cache_dir)])
+    path = Path(source.path).expanduser()
+    if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
+        return _open_dataset(source, datasets.load_from_disk(str(path)))
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file())
+        if not files:
+            raise ValueError(f"{path}: no {', '.join(SUFFIXES)} file in this directory")
+        return _open_files(source, files)
+    if path.is_file():
+        if path.suffix not in SUFFIXES:
+            raise ValueError(f"{path}: unknown kind of file; one of {', '.join(SUFFIXES)} expected")
+        return _open_files(source, [path])
+    if path.suffix in SUFFIXES or path.is_absolute() or source.path.startswith((".", "~")) or source.path.count("/") > 1:
+        raise FileNotFoundError(f"{source.path}: no such file or directory")
+    try:
+        dataset = datasets.load_dataset(source.path, source.name, split=source.split, revision=source.revision)
+    except Exception as error:  # the hub client raises a different class for every way of not being reached
+        reason = " ".join(str(error).split())[:200]
+        raise FileNotFoundError(f"{source.path}: neither a local path nor a dataset that the hub gives: {reason}") from error
+    return _open_dataset(source, dataset)
+
+
+def _open_dataset(source: TextSource, dataset: datasets.Dataset | datasets.DatasetDict) -> OpenSource:
+    if isinstance(dataset, datasets.DatasetDict):
+        if source.split not in dataset:
+            raise ValueError(f"{source.path}: no split {source.split!r}; there are {', '.join(dataset)}")
+        dataset = dataset[source.split]
+    _check_column(source.path, source.column, dataset.column_names)
+    texts = dataset.select_columns([source.column])
+    return OpenSource(
+        f"{dataset._fingerprint}/{source.column}",
+        lambda: _documents(
+            source.path, source.column, (text for batch in texts.iter(1000) for text in batch[source.column])
+        ),
+    )
+
+
+def _documents(path: str | Path, column: str, rows: Iterable[object]) -> Iterator[Piece]:
+    """Rows of a text column as documents; rows without text are left out."""
+    for row in rows:
+        if row is not None and not isinstance(row, str):
+            raise ValueError(f"{path}: column {column!r} holds {type(row).__name__}, not text")
+        if row and row.strip():
+            yield row, True
+
+
+def _check_column(path: str | Path, column: str, columns: list[str]) -> None:
+    if column not in columns:
+        raise ValueError(f"{path}: no column {column!r}; there are {', '.join(columns)}")
+
+
+def _open_files(source: TextSource, files: list[Path]) -> OpenSource:
+    digest = hashlib.blake2b(source.column.encode(), digest_size=16)
+    for file in files:
+        digest.update(file.suffix.encode())
+        for chunk in _checked_chunks(file):
+            digest.update(chunk)
+    for file in files:
+        if file.suffix != ".txt" and (columns := _columns(file)):
+            _check_column(file, source.column, columns)
+    return OpenSource(digest.hexdigest(), lambda: (piece for file in files for piece in _pieces(file, source.column)))
+
+
+def _checked_chunks(file: Path) -> Iterator[bytes]:
+    """The bytes of a file; text must be UTF-8, or the error names the line."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    lines = 1
+    with file.open("rb") as stream:
+        while chunk := stream.read(1 << 22):
+            if file.suffix != ".parquet":
+                try:
+                    decoder.decode(chunk)
+                except UnicodeDecodeError as error:
+                    line = lines + error.object[: error.start].count(b"\n")
+                    raise ValueError(f"{file}:{line}: not UTF-8 ({error.reason}); convert the file first") from None
+                lines += chunk.count(b"\n")
+            yield chunk
+    try:
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}:{lines}: not UTF-8 ({error.reason}); convert the file first") from None
+
+
+def _rows(file: Path) -> Iterator[dict[str, object]]:
+    if file.stat().st_size == 0:
+        return iter(())
+    rows = datasets.load_dataset(SUFFIXES[file.suffix], data_files=glob.escape(str(file)), split="train", streaming=True)
+    return iter(rows)
+
+
+def _columns(file: Path) -> list[str]:
+    """Columns of the first row; none where there is no row."""
+    try:
+        return list(next(_rows(file), {}))
+    except Exception as error:  # pyarrow, pandas and json each have their own
+        raise ValueError(f"{file}: not readable as {SUFFIXES[file.suffix]}: {' '.join(str(error).split())}") from error
+
+
+def _pieces(file: Path, column: str) -> Iterator[Piece]:
+    if file.suffix != ".txt":
+        yield from _documents(file, column, (row[column] for row in _rows(file)))
+        return
+    paragraphs: list[str] = []
+    size = 0
+    with file.open(encoding="utf-8-sig") as lines:
+        for line in lines:
+            paragraph = line.strip()
+            if paragraphs and (not paragraph or size > PIECE_CHARACTERS):
+                yield "\n".join(paragraphs), not paragraph
+                paragraphs, size = [], 0
+            if paragraph:
+                paragraphs.append(paragraph)
+                size += len(paragraph)
+    if paragraphs:
+        yield "\n".join(paragraphs), True
+
+
+def _materialise_docstrings(cache_dir: Path) -> Path:
+    """The docstring corpus as a ``.txt`` file in the cache, one for each set of package versions."""
+    versions = sorted({f"{dist.name}=={dist.version}" for dist in importlib.metadata.distributions()})
+    key = hashlib.blake2b(repr((PACKAGES, versions, sys.version)).encode(), digest_size=8).hexdigest()
+    file = cache_dir / f"docstrings-{key}.txt"
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    with FileLock(cache_dir / "docstrings.lock"):
+        if not file.exists():
+            partial = file.with_suffix(".partial")
+            with partial.open("w", encoding="utf-8") as stream:
+                for paragraphs in docstring_documents():
+                    stream.write("\n".join(paragraphs) + "\n\n")
+            partial.replace(file)
+    return file

@@ -1,0 +1,169 @@
+"""Text becomes tokens once: two memory-mapped integer files (training, validation) in a cache keyed by content.
+
+The build is safe against two builders (a lock) and against a crash half-way (it is made beside and renamed). Documents are
+joined into one stream, each ended by the separator token, so that a sample of any length is a slice.
+"""
+
+import hashlib
+import json
+import shutil
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from transformers import PreTrainedTokenizerFast
+
+from datamodules.sources import OpenSource, Piece
+from datamodules.tokenizers import tokenizer_fingerprint
+
+FORMAT = 1
+BATCH_CHARACTERS = 8 << 20
+
+
+@dataclass(frozen=True)
+class TokenStream:
+    """Tokens of all documents of a split, one after the other, memory-mapped when first read.
+
+    Args:
+        file: raw little-endian integers.
+        dtype: uint16 or uint32.
+    """
+
+    file: Path
+    dtype: str
+
+    @cached_property
+    def tokens(self) -> NDArray[np.unsignedinteger]:
+        """All tokens, (n,)."""
+        return np.memmap(self.file, dtype=self.dtype, mode="r")
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"file": self.file, "dtype": self.dtype}  # a pickled memory map would carry the corpus
+
+    def counts(self, size: int) -> NDArray[np.int64]:
+        """How often each of ``size`` token ids occurs."""
+        chunk = 1 << 24
+        starts = range(0, len(self.tokens), chunk)
+        return sum(
+            (np.bincount(self.tokens[start : start + chunk], minlength=size) for start in starts), np.zeros(size, np.int64)
+        )
+
+
+@dataclass(frozen=True)
+class TokenCorpus:
+    """A corpus in the cache: its two streams and the token counts of the training stream."""
+
+    train: TokenStream
+    validation: TokenStream
+    train_counts: NDArray[np.int64]
+
+
+def token_corpus(
+    sources: list[OpenSource], tokenizer: PreTrainedTokenizerFast, validation_share: float, cache_dir: Path
+) -> TokenCorpus:
+    """The cached tokens of ``sources``, built if they are not there.
+
+    Args:
+        validation_share: share of the documents held out; the same documents whatever their order.
+
+    Raises:
+        ValueError: no text, or fewer documents than a held-out split needs.
+    """
+    identity = [FORMAT, [source.fingerprint for source in sources], tokenizer_fingerprint(tokenizer), validation_share]
+    key = hashlib.blake2b(json.dumps(identity).encode(), digest_size=12).hexdigest()
+    directory = cache_dir / f"tokens-{key}"
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{directory}.lock"):
+        if not directory.exists():
+            partial = Path(f"{directory}.partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            try:
+                _build(sources, tokenizer, validation_share, partial)
+            except BaseException:
+                shutil.rmtree(partial, ignore_errors=True)
+                raise
+            partial.rename(directory)
+    dtype = json.loads((directory / "meta.json").read_text(encoding="utf-8"))["dtype"]
+    train, validation = (TokenStream(directory / f"{split}.bin", dtype) for split in ("train", "validation"))
+    return TokenCorpus(train, validation, np.load(directory / "train_counts.npy", allow_pickle=False))
+
+
+def _build(sources: list[OpenSource], tokenizer: PreTrainedTokenizerFast, validation_share: float, directory: Path) -> None:
+    dtype = "<u2" if len(tokenizer) <= 1 << 16 else "<u4"
+    everything = TokenStream(directory / "all.bin", dtype)
+    pieces = (piece for source in sources for piece in source.pieces())
+    ends, digests = _write_tokens(pieces, tokenizer, everything)
+    if not len(ends):
+        raise ValueError("the corpus is empty: no source has a line of text")
+    held_out = _held_out(digests, validation_share)
+
+    train, validation = (TokenStream(directory / f"{split}.bin", dtype) for split in ("train", "validation"))
+    starts = np.concatenate([[0], ends[:-1]])
+    with train.file.open("wb") as train_file, validation.file.open("wb") as validation_file:
+        for start, end, out in zip(starts.tolist(), ends.tolist(), held_out.tolist(), strict=True):
+            everything.tokens[start:end].tofile(validation_file if out else train_file)
+    np.save(directory / "train_counts.npy", train.counts(len(tokenizer)))
+    everything.file.unlink()
+    meta = {"dtype": dtype, "documents": len(ends), "held_out": int(held_out.sum()), "tokens": int(ends[-1])}
+    (directory / "meta.json").write_text(json.dumps(meta) + "\n", encoding="utf-8")
+
+
+def _write_tokens(
+    pieces: Iterable[Piece], tokenizer: PreTrainedTokenizerFast, stream: TokenStream
+) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+    """Write all tokens; return where each document ends and a digest of its tokens. Threads of the tokenizer encode."""
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    ends, digests = array("q"), array("Q")
+    written, digest = 0, hashlib.blake2b(digest_size=8)
+    columns = (SpinnerColumn(), TextColumn("Tokenizing: {task.completed:,} tokens"), TimeElapsedColumn())
+    with stream.file.open("wb") as file, Progress(*columns, transient=True) as progress:
+        task = progress.add_task("", total=None)
+        for batch in _batches(pieces):
+            encodings = backend.encode_batch_fast([text for text, _ in batch], add_special_tokens=False)
+            for encoding, (_, ends_document) in zip(encodings, batch, strict=True):
+                ids = encoding.ids + [tokenizer.sep_token_id] * ends_document
+                data = np.asarray(ids, dtype=stream.dtype).tobytes()
+                file.write(data)
+                digest.update(data)
+                written += len(ids)
+                if ends_document:
+                    ends.append(written)
+                    digests.append(int.from_bytes(digest.digest(), "little"))
+                    digest = hashlib.blake2b(digest_size=8)
+            progress.update(task, completed=written)
+    return np.frombuffer(ends, np.int64), np.frombuffer(digests, np.uint64)
+
+
+def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
+    batch: list[Piece] = []
+    size = 0
+    for piece in pieces:
+        batch.append(piece)
+        size += len(piece[0])
+        if size > BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _held_out(digests: NDArray[np.uint64], share: float) -> NDArray[np.bool_]:
+    """Documents held out: the share with the lowest digests, at least one."""
+    if len(digests) < 2:
+        raise ValueError(
+            f"the corpus has {len(digests)} document; validation is held out by document, so it needs two: "
+            "separate documents by an empty line, or add files"
+        )
+    count = min(max(1, round(share * len(digests))), len(digests) - 1)
+    held_out = np.zeros(len(digests), dtype=bool)
+    held_out[np.argsort(digests, kind="stable")[:count]] = True
+    return held_out

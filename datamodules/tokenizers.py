@@ -1,0 +1,115 @@
+"""Tokenizers: loaded from a directory, a ``vocab.txt`` or the hub, or a WordPiece vocabulary trained on the corpus."""
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+from tokenizers import BertWordPieceTokenizer
+from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast
+
+from datamodules.masking import Vocabulary
+
+SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+ALPHABET_SIZE = 1000
+
+
+def load_tokenizer(path: str) -> PreTrainedTokenizerFast:
+    """A fast tokenizer from a ``save_pretrained`` directory, a WordPiece ``vocab.txt`` or a hub id.
+
+    Raises:
+        ValueError: no tokenizer there, or one without mask, separator and class tokens or without a fast version.
+    """
+    if Path(path).suffix == ".txt":
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{path}: no such vocabulary file")
+        return _load_vocabulary(Path(path))
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, use_fast=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{path}: no tokenizer there: {' '.join(str(error).split())[:200]}") from error
+    if not tokenizer.is_fast:
+        raise ValueError(f"{path}: {type(tokenizer).__name__} has no fast version, which the token cache needs")
+    if None in (tokenizer.mask_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id):
+        raise ValueError(f"{path}: a masked language model needs mask, class and separator tokens")
+    return tokenizer
+
+
+def _load_vocabulary(file: Path) -> BertTokenizer:
+    entries = file.read_text(encoding="utf-8").split("\n")
+    if missing := [token for token in SPECIAL_TOKENS if token not in entries]:
+        raise ValueError(f"{file}: not a WordPiece vocabulary, one token a line: {', '.join(missing)} missing")
+    cased = any(entry != entry.lower() for entry in entries if not entry.startswith("["))
+    return BertTokenizer(vocab=str(file), do_lower_case=not cased)
+
+
+def train_tokenizer(texts: Callable[[], Iterator[str]], vocabulary_size: int) -> PreTrainedTokenizerFast:
+    """A lower-casing WordPiece tokenizer of ``vocabulary_size`` entries; the same texts give the same vocabulary.
+
+    The trainer cuts a large alphabet among equally rare characters in hash order, numbers word-internal characters in hash
+    order and breaks ties between merges by number, which would give another vocabulary at every run. So the alphabet is
+    counted here, a first training finds the word-internal characters, and a second gets them sorted.
+    """
+    alphabet = _frequent_characters(texts())
+
+    def train(size: int, first: list[str]) -> BertWordPieceTokenizer:
+        trainer = BertWordPieceTokenizer(lowercase=True)
+        trainer.train_from_iterator(
+            texts(),
+            vocab_size=size,
+            special_tokens=first,
+            initial_alphabet=alphabet,
+            limit_alphabet=len(alphabet),
+            show_progress=False,
+        )
+        return trainer
+
+    internal = sorted(token for token in train(1, SPECIAL_TOKENS).get_vocab() if token.startswith("##"))
+    return BertTokenizer(vocab=train(vocabulary_size, SPECIAL_TOKENS + internal).get_vocab())
+
+
+def _frequent_characters(texts: Iterator[str]) -> list[str]:
+    """The ``ALPHABET_SIZE`` most frequent characters after normalisation; equally frequent ones by code point."""
+    normalize = BertWordPieceTokenizer(lowercase=True).normalize
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(normalize(text))
+    return sorted(counts.keys() - {" "}, key=lambda character: (-counts[character], character))[:ALPHABET_SIZE]
+
+
+def cached_tokenizer(
+    texts: Callable[[], Iterator[str]], fingerprint: str, vocabulary_size: int, cache_dir: Path
+) -> PreTrainedTokenizerFast:
+    """:func:`train_tokenizer`, once for each corpus and size."""
+    key = hashlib.blake2b(f"{fingerprint} {vocabulary_size}".encode(), digest_size=12).hexdigest()
+    directory = cache_dir / f"tokenizer-{key}"
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{directory}.lock"):
+        if not directory.exists():
+            partial = Path(f"{directory}.partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            train_tokenizer(texts, vocabulary_size).save_pretrained(partial)
+            partial.rename(directory)
+    return load_tokenizer(str(directory))
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
+    """Changes when the tokenizer would give other ids; truncation and padding, left by its last call, do not count."""
+    state = json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
+    return hashlib.blake2b(json.dumps(state).encode(), digest_size=16).hexdigest()
+
+
+def vocabulary(tokenizer: PreTrainedTokenizerFast) -> Vocabulary:
+    """What masking needs of a tokenizer; WordPiece marks continuations by ``##``, byte-level BPE word starts by ``Ġ``."""
+    size = len(tokenizer)
+    tokens = tokenizer.convert_ids_to_tokens(list(range(size)))
+    special = np.isin(np.arange(size), tokenizer.all_special_ids)
+    if any(token.startswith("##") for token in tokens):
+        continues = np.array([token.startswith("##") for token in tokens])
+    else:
+        continues = np.array([not token.startswith(("Ġ", "▁")) for token in tokens])
+    return Vocabulary(size, tokenizer.mask_token_id, special, continues & ~special)

@@ -1,0 +1,1 @@
+"""Objectives: losses and metrics as pure functions on tensors."""

@@ -1,0 +1,26 @@
+"""Criteria: which weights go and which come. Every weight gets a score; the largest scores are kept or grown."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Criterion = Callable[[Tensor, Tensor | None, torch.Generator], Tensor]
+"""``(weight, gradient, generator) → scores`` of the weight's shape and device."""
+
+
+def magnitude(weight: Tensor, gradient: Tensor | None, generator: torch.Generator) -> Tensor:
+    """|w|: the usual criterion to drop by."""
+    return weight.detach().abs()
+
+
+def gradient_magnitude(weight: Tensor, gradient: Tensor | None, generator: torch.Generator) -> Tensor:
+    """|∂L/∂w| of the dense gradient: how RigL grows (Evci et al. 2020, Alg. 1)."""
+    if gradient is None:
+        raise ValueError("growing by gradient magnitude needs the dense gradient of this step, but there is none")
+    return gradient.detach().abs()
+
+
+def random(weight: Tensor, gradient: Tensor | None, generator: torch.Generator) -> Tensor:
+    """Uniform in [0, 1): how SET grows (Mocanu et al. 2018) and how masks are first drawn. Drawn on the CPU."""
+    return torch.rand(weight.shape, generator=generator).to(weight.device)

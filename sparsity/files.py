@@ -1,0 +1,53 @@
+"""Masks beside an exported model: ``sparsity_masks.safetensors`` (a bit a weight) and ``sparsity.json`` (what they are)."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sparsity.masks import MaskSet, pack_bits, unpack_bits
+
+MASKS_FILE = "sparsity_masks.safetensors"
+REPORT_FILE = "sparsity.json"
+
+
+def sparsity_report(masks: MaskSet, parameters: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Shape, nnz and density of every sparse tensor, and the totals of the model, counted from its weights."""
+    nnz = masks.nnz()
+    tensors = {
+        name: {"shape": list(mask.shape), "nnz": nnz[name], "density": nnz[name] / mask.numel()}
+        for name, mask in masks.items()
+    }
+    total = sum(parameter.numel() for parameter in parameters.values())
+    zeros = sum(mask.numel() for mask in masks.values()) - sum(nnz.values())
+    return {"parameters": total, "nonzeros": total - zeros, "sparsity": zeros / total, "tensors": tensors}
+
+
+def save_masks(directory: Path, masks: MaskSet, parameters: Mapping[str, Tensor], made_by: Mapping[str, Any]) -> None:
+    """Write both files into ``directory``. ``made_by`` says how the masks were made, and must be JSON."""
+    save_file({name: pack_bits(mask) for name, mask in masks.items()}, directory / MASKS_FILE)
+    report = sparsity_report(masks, parameters) | {"made_by": dict(made_by)}
+    (directory / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+def load_masks(directory: Path) -> MaskSet | None:
+    """The masks saved in ``directory``, on the CPU; None where there are none.
+
+    Raises:
+        ValueError: the two files do not belong together.
+    """
+    if not (directory / MASKS_FILE).exists():
+        return None
+    if not (directory / REPORT_FILE).exists():
+        raise ValueError(f"{directory}: {MASKS_FILE} without {REPORT_FILE}")
+    tensors = json.loads((directory / REPORT_FILE).read_text(encoding="utf-8"))["tensors"]
+    packed = load_file(directory / MASKS_FILE)
+    if packed.keys() != tensors.keys():
+        raise ValueError(f"{directory}: {MASKS_FILE} and {REPORT_FILE} name different tensors")
+    masks = MaskSet({name: unpack_bits(packed[name], tuple(entry["shape"])) for name, entry in tensors.items()})
+    if masks.nnz() != {name: entry["nnz"] for name, entry in tensors.items()}:
+        raise ValueError(f"{directory}: {MASKS_FILE} does not have the non-zeros that {REPORT_FILE} states")
+    return masks

@@ -1,0 +1,72 @@
+"""Fixtures for every package: a tiny corpus, a tokenizer trained on it, an empty cache, and the real-text folder."""
+
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+import torch
+
+from datamodules import TextDataModule
+from datamodules.tokenizers import train_tokenizer
+
+torch.set_num_threads(1)
+
+WORDS = (
+    *("sparse", "dense", "weights", "networks", "training", "pretraining", "language", "models", "predicted", "masked"),
+    *("tokens", "sentences", "documents", "gradients", "layers", "attention", "encoder", "embeddings", "students"),
+    *("teachers", "the", "a", "of", "and", "with", "without", "learns", "forgets", "grows", "drops"),
+)
+
+
+@pytest.fixture(scope="session")
+def documents() -> list[str]:
+    """200 short documents of one to three paragraphs, a paragraph a line."""
+    draw = random.Random(0)
+    return [
+        "\n".join(" ".join(draw.choices(WORDS, k=draw.randint(4, 16))) + "." for _ in range(draw.randint(1, 3)))
+        for _ in range(200)
+    ]
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory, documents: list[str]) -> Path:
+    """The documents as one ``.txt`` file, an empty line between two."""
+    file = tmp_path_factory.mktemp("corpus") / "corpus.txt"
+    file.write_text("\n\n".join(documents) + "\n", encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="session")
+def tokenizer_dir(tmp_path_factory: pytest.TempPathFactory, documents: list[str]) -> Path:
+    """A saved WordPiece tokenizer of at most 120 entries, so that most words are several tokens."""
+    directory = tmp_path_factory.mktemp("tokenizer")
+    train_tokenizer(lambda: iter(documents), vocabulary_size=120).save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture
+def cache_dir(tmp_path: Path) -> Path:
+    """A cache of this test alone."""
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="session")
+def realdata() -> Path:
+    """The real-text folder beside the project."""
+    directory = Path(__file__).parents[2] / "shared" / "data"
+    if not directory.is_dir():
+        pytest.skip("no real-text folder beside the project")
+    return directory
+
+
+@pytest.fixture(scope="session")
+def text_data(corpus: Path, tokenizer_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TextDataModule]:
+    """Builds datamodules on the corpus: 8 sequences of 16 tokens unless told otherwise. All share one cache."""
+    cache = tmp_path_factory.mktemp("tokens")
+    defaults = {"path": str(corpus), "tokenizer": str(tokenizer_dir), "cache_dir": str(cache)}
+    defaults |= {"length": 16, "batch_size": 8, "seed": 0}
+    return lambda **options: TextDataModule(**defaults | options)

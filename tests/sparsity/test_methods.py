@@ -1,0 +1,173 @@
+"""Methods and schedules: a RigL update worked by hand, and what every update keeps."""
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from sparsity import SET, MaskSet, RigL, SparseMethod, drop_and_grow
+from sparsity.methods import seeded_generator
+from sparsity.schedules import cosine_drop_fraction, linear, update_due
+
+GENERATOR = torch.Generator()
+
+
+def on(*rows: str) -> Tensor:
+    """A mask drawn as rows of ``1`` and ``0``."""
+    return torch.tensor([[character == "1" for character in row] for row in rows])
+
+
+def test_rigl_step_worked_by_hand() -> None:
+    weight = torch.tensor([[0.5, -0.1, 0.0, 0.0], [0.0, -2.0, 0.3, 0.0]])
+    gradient = torch.tensor([[9.0, -0.7, 0.1, 0.6], [-0.2, 9.0, 0.5, 0.0]])
+    # nnz = 4, k = int(0.5 · 4) = 2. Dropped: -0.1 and 0.3. Of all but the kept 0.5 and -2.0 the largest gradients are
+    # 0.7, which brings the just dropped -0.1 back, and 0.6; the gradients of 9 belong to kept weights.
+    updated = RigL().update_mask(weight, on("1100", "0110"), gradient, 0.5, GENERATOR)
+    assert torch.equal(updated, on("1101", "0100"))
+
+
+def test_all_just_dropped_weights_may_come_back() -> None:
+    mask = on("1100", "0110")
+    gradient = mask.float()
+    assert torch.equal(RigL().update_mask(torch.zeros(2, 4), mask, gradient, 1.0, GENERATOR), mask)
+
+
+def test_an_inactive_zero_never_competes_as_a_small_active_weight() -> None:
+    weight = torch.tensor([[0.0, 0.0, 0.0, 5.0]])  # the third is active, though zero: grown and not yet trained
+    updated = drop_and_grow(on("0011"), weight.abs(), torch.tensor([[1.0, 2.0, 0.0, 9.0]]), 0.5)
+    assert torch.equal(updated, on("0101"))
+
+
+@pytest.mark.parametrize(("fraction", "replaced"), [(0.0, 0), (0.249, 0), (0.25, 1), (0.74, 2), (1.0, 4)])
+def test_the_number_replaced_is_rounded_down(fraction: float, replaced: int) -> None:
+    mask = on("1111", "0000")
+    updated = drop_and_grow(mask, torch.ones(2, 4), (~mask).float(), fraction)
+    assert int((mask & ~updated).sum()) == int((updated & ~mask).sum()) == replaced
+
+
+@pytest.mark.parametrize("method", [RigL(), SET()])
+def test_nnz_is_constant_to_the_unit_over_a_thousand_updates(method: SET) -> None:
+    torch.manual_seed(0)
+    mask = torch.rand(13, 17) < 0.2
+    nnz = int(mask.sum())
+    for step in range(1000):
+        fraction = float(torch.rand(()))
+        weight, gradient = torch.randn(13, 17).round(decimals=1) * mask, torch.randn(13, 17).round(decimals=1)
+        updated = method.update_mask(weight, mask, gradient, fraction, GENERATOR.manual_seed(step))
+        assert int(updated.sum()) == nnz
+        assert int((mask & ~updated).sum()) <= int(fraction * nnz)
+        mask = updated
+
+
+def test_rigl_without_a_gradient_says_so() -> None:
+    with pytest.raises(ValueError, match="needs the dense gradient"):
+        RigL().update_mask(torch.ones(1, 4), on("1100"), None, 0.5, GENERATOR)
+
+
+def test_set_grows_anywhere_and_only_by_its_generator() -> None:
+    mask = on("1" * 10 + "0" * 90)
+    weight = mask.float()
+    first, again, other = (SET().update_mask(weight, mask, None, 1.0, GENERATOR.manual_seed(seed)) for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_generators_are_the_same_in_every_process() -> None:
+    script = (
+        "import torch; from sparsity.methods import seeded_generator as g;"
+        "print(*(torch.rand(1, generator=g(n, s)).item() for n, s in (('a.weight', 0), ('a.weight', 7), ('b.weight', 0))))"
+    )
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", script],
+            env=os.environ | {"PYTHONHASHSEED": salt},
+            cwd=Path(__file__).parents[2],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for salt in ("1", "2")
+    }
+    drawn = [torch.rand(1, generator=seeded_generator(*key)).item() for key in (("a.weight", 0), ("a.weight", 7))]
+    assert len(outputs) == 1
+    numbers = [float(number) for number in outputs.pop().split()]
+    assert len(set(numbers)) == 3
+    assert numbers[:2] == drawn
+
+
+def test_cosine_drop_fraction_has_the_values_of_the_paper() -> None:
+    values = [cosine_drop_fraction(step, 1000, 0.3) for step in (0, 250, 500, 750, 1000)]
+    assert values == pytest.approx([0.3, 0.15 * (1 + math.sqrt(0.5)), 0.15, 0.15 * (1 - math.sqrt(0.5)), 0.0], abs=1e-12)
+
+
+def test_updates_are_due_strictly_between_the_first_step_and_the_last() -> None:
+    assert [step for step in range(12) if update_due(step, every=3, start=0, stop=9)] == [3, 6]
+    assert [step for step in range(12) if update_due(step, every=3, start=3, stop=10)] == [6, 9]
+
+
+def test_rigl_stops_after_its_share_of_the_steps() -> None:
+    method = RigL(drop_fraction=0.3, every=100, stop=0.75)
+    assert [step for step in range(1001) if method.update_due(step, 1000)] == [100, 200, 300, 400, 500, 600, 700]
+    assert method.drop_fraction_at(375, 1000) == pytest.approx(0.15)
+    assert not any(SparseMethod().update_due(step, 1000) for step in range(1001))
+
+
+def test_linear_schedule_is_a_straight_line_and_then_constant() -> None:
+    assert [linear(step, 4, 1.0, 3.0) for step in (0, 1, 4, 9)] == [1.0, 1.5, 3.0, 3.0]
+
+
+WEIGHTS = {"a.weight": torch.randn(8, 6, generator=torch.Generator().manual_seed(0)), "b.weight": torch.ones(5, 5)}
+
+
+@pytest.mark.parametrize("distribution", ["uniform", "erdos_renyi"])
+@pytest.mark.parametrize(("sparsity", "scope_size"), [(0.8, 73), (0.5, 100), (0.0, 73)])
+def test_initial_masks_make_the_share_of_the_scope_zero_to_the_unit(
+    distribution: str, sparsity: float, scope_size: int
+) -> None:
+    masks = SparseMethod(sparsity=sparsity, distribution=distribution).initial_masks(WEIGHTS, scope_size)
+    assert sum(int((~mask).sum()) for mask in masks.values()) == round(sparsity * scope_size)
+
+
+def test_initial_masks_depend_on_the_seed_and_the_name_alone() -> None:
+    def draw(seed: int) -> MaskSet:
+        weights = {name: torch.randn(8, 8) for name in ("a", "b")}
+        return SparseMethod(sparsity=0.5, seed=seed).initial_masks(weights, 128)
+
+    first, again, other = draw(0), draw(0), draw(1)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["a"], other["a"])
+    assert not torch.equal(first["a"], first["b"])
+
+
+def test_initialization_by_magnitude_keeps_the_largest() -> None:
+    mask = SparseMethod(sparsity=0.75, initialization="magnitude").initial_masks(WEIGHTS, 73)["a.weight"]
+    weight = WEIGHTS["a.weight"].abs()
+    assert weight[mask].min() > weight[~mask].max()
+
+
+def test_targets_are_shell_patterns_and_must_match() -> None:
+    names = ["layer.0.query.weight", "layer.0.key.weight", "embeddings.weight"]
+    assert SparseMethod(targets=("*.key.*", "emb*")).select(names) == ["layer.0.key.weight", "embeddings.weight"]
+    with pytest.raises(ValueError, match=r"targets: '\*\.value\.\*' matches no parameter; there are layer\.0\.query"):
+        SparseMethod(targets=("*.key.*", "*.value.*")).select(names)
+
+
+BAD_SETTINGS = [
+    ("sparsity", 1.0),
+    ("sparsity", -0.1),
+    ("sparsity", math.nan),
+    ("drop_fraction", 1.1),
+    ("every", 0),
+    ("stop", 1.1),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), BAD_SETTINGS)
+def test_settings_out_of_range_are_refused(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{name} .*got .*{value}"):
+        RigL(**{name: value})

@@ -9,17 +9,17 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-# Column title → (key of the summary, format); a cell whose key is absent stays empty.
+# Column title → (key of the summary, dotted into its tables; format). A cell whose key is absent stays empty.
 COLUMNS = {
     "model": ("experiment", "{}"),
-    "status": ("status", "{}"),
-    "sparsity of encoder weights": ("weight_sparsity", "{:.4f}"),
-    "of model": ("model_sparsity", "{:.4f}"),
+    "encoder\nzeros": ("sparsity.encoder", "{:.4f}"),
+    "model\nzeros": ("sparsity.model", "{:.4f}"),
     "non-zeros": ("nonzeros", "{:,}"),
-    "eval loss": ("eval_loss", "{:.4f}"),
+    "eval\nloss": ("eval_loss", "{:.4f}"),
     "perplexity": ("perplexity", "{:.2f}"),
-    "unigram loss": ("unigram_loss", "{:.4f}"),
+    "unigram\nloss": ("unigram_loss", "{:.4f}"),
     "tokens/s": ("tokens_per_second", "{:,.0f}"),
+    "status": ("status", "{}"),
 }
 
 
@@ -41,23 +41,23 @@ def find_runs(paths: list[Path]) -> list[Path]:
     return runs
 
 
-def read_summary(run: Path) -> dict[str, Any]:
-    """What a run recorded, with ``model_sparsity`` out of its nested table."""
-    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
-    return summary | {"model_sparsity": summary.get("sparsity", {}).get("model")}
+def cell(summary: dict[str, Any], key: str, template: str) -> str:
+    """One figure of a run as text; empty where the run does not have it."""
+    value: Any = summary
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return "" if value is None else template.format(value)
 
 
 def runs_table(summaries: list[dict[str, Any]]) -> Table:
-    """One row a run."""
-    columns = {
-        title: spec for title, spec in COLUMNS.items() if any(summary.get(spec[0]) is not None for summary in summaries)
-    }
-    table = Table()
+    """One row a run; the status where not all have finished."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    unfinished = any(summary.get("status") != "finished" for summary in summaries)
+    columns = {title: spec for title, spec in COLUMNS.items() if title != "status" or unfinished}
     for title in columns:
         table.add_column(title, justify="left" if title in ("model", "status") else "right")
     for summary in summaries:
-        cells = ("" if summary.get(key) is None else template.format(summary[key]) for key, template in columns.values())
-        table.add_row(*cells)
+        table.add_row(*(cell(summary, *spec) for spec in columns.values()))
     return table
 
 
@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("runs", type=Path, nargs="+", help="directories of runs, experiments or of all runs")
     runs = find_runs(parser.parse_args(arguments).runs)
     console = Console()
-    console.print(runs_table([read_summary(run) for run in runs]))
+    console.print(runs_table([json.loads((run / "summary.json").read_text(encoding="utf-8")) for run in runs]))
     for run in runs:
         console.print(
             f"{run}: TensorBoard events" + (", Hugging Face model in export/" if (run / "export").is_dir() else "")

@@ -3,10 +3,13 @@
 Subcommands ``fit``, ``validate``, ``test`` and ``predict`` are Lightning's; ``--help`` lists what each takes.
 """
 
+import contextlib
 import ctypes
 import os
+import re
 import sys
 import warnings
+from argparse import ArgumentError
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +37,23 @@ def keep_freed_memory() -> None:
 
 
 class SaveRunConfig(SaveConfigCallback):
-    """``config.yaml`` of a fit in the run's directory."""
+    """``config.yaml`` in the run's directory when a fit starts; one that fails before that leaves no directory."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit":
-            super().setup(trainer, pl_module, stage)
+        """Too early: the model and the other callbacks may still refuse."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().setup(trainer, pl_module, "fit")
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if self.already_saved or not trainer.is_global_zero or not isinstance(trainer.logger, TensorBoardLogger):
+            return
+        run = Path(trainer.logger.log_dir)
+        if not (run / "config.yaml").exists():  # else a run of before, to be continued
+            for events in run.glob("events.out.tfevents.*"):
+                events.unlink()
+            with contextlib.suppress(OSError):  # not empty, or not there
+                run.rmdir()
 
 
 def latest_checkpoint(experiment: Path) -> Path | None:
@@ -73,6 +88,7 @@ class TrifectaCLI(LightningCLI):
         if config.get("ckpt_path") == "last":
             checkpoint = latest_checkpoint(Path(config.runs, config.experiment))
             config.ckpt_path = str(checkpoint) if checkpoint else None
+            print(f"ckpt_path last: {checkpoint or 'there is no checkpoint yet, so this is a new run'}", file=sys.stderr)
 
     def _parse_ckpt_path(self) -> None:
         """Leave the command line as it is: Lightning would put the checkpoint's hyper-parameters over it."""
@@ -90,7 +106,8 @@ class TrifectaCLI(LightningCLI):
         """A new version of the experiment, or the one asked for; a run continued from a checkpoint goes on in its own."""
         run = Path(config.ckpt_path).absolute().parent.parent if config.ckpt_path else None
         continued = run is not None and run.parent == Path(config.runs, config.experiment).absolute()
-        return TensorBoardLogger(config.runs, name=config.experiment, version=run.name if continued else config.version)
+        version = run.name if continued else config.version
+        return TensorBoardLogger(config.runs, name=config.experiment, version=version, default_hp_metric=False)
 
 
 def main(arguments: list[str] | None = None) -> TrifectaCLI:
@@ -113,15 +130,29 @@ def main(arguments: list[str] | None = None) -> TrifectaCLI:
             "num_sanity_val_steps": 0,
         },
         auto_configure_optimizers=False,
+        parser_kwargs={"exit_on_error": False} | {name: {"exit_on_error": False} for name in LightningCLI.subcommands()},
         args=arguments,
     )
 
 
-if __name__ == "__main__":
+def one_line(error: Exception) -> str:
+    """What is wrong in one line: of jsonargparse's list of the types that a value is not, the first entry alone."""
+    message = re.sub(r"\n *- Expected a path but .*", "", str(error))
+    message = re.sub(
+        r"(?s)(- )?Does not validate against any of the Union subtypes.*?Errors:\n *- (.*?)(\n *- .*|\Z)", r"\2", message
+    )
+    return " ".join(message.split())
+
+
+def run(arguments: list[str] | None = None) -> None:
+    """:func:`main`; the user's mistakes end with one line, and with the traceback where TRIFECTA_TRACEBACK is set."""
     try:
-        main()
-    except (ValueError, OSError, MisconfigurationException) as error:
+        main(arguments)
+    except (ArgumentError, ValueError, OSError, MisconfigurationException) as error:
         if os.environ.get("TRIFECTA_TRACEBACK"):
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(f"error: {one_line(error)}")
+
+
+if __name__ == "__main__":
+    run()

@@ -78,7 +78,7 @@ def results_table(runs: Path, methods: list[str], seeds: list[int]) -> Table:
 
 
 def main() -> None:
-    """Fit the dense runs first, because one of them is the teacher, then the others."""
+    """Fit everything that needs no teacher, one of which is the teacher, then the rest."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=Path, default=Path("runs/cpu_bench"))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
@@ -87,13 +87,12 @@ def main() -> None:
     options, extra = parser.parse_known_args()
     runs = options.runs.absolute()
     runs.mkdir(parents=True, exist_ok=True)
-    jobs = sorted(
-        ((method, seed) for method in options.methods for seed in options.seeds), key=lambda job: job[0] != "dense"
-    )
-    dense = [job for job in jobs if job[0] == "dense"]
-    for stage in (dense, jobs[len(dense) :]):
+    taught = [method for method in options.methods if DISTILLATION in METHODS[method]]
+    for stage in ([method for method in options.methods if method not in taught], taught):
         with ThreadPoolExecutor(options.parallel) as pool:
-            list(pool.map(lambda job: fit(runs, *job, extra), stage))
+            list(
+                pool.map(lambda job: fit(runs, *job, extra), [(method, seed) for method in stage for seed in options.seeds])
+            )
     Console(width=140).print(results_table(runs, options.methods, options.seeds))
 
 

@@ -75,9 +75,10 @@ class KnowledgeDistillation(Callback):
     def loss(self, pl_module: LightningModule, logits: Tensor, batch: dict[str, Tensor], temperature: float) -> Tensor:
         """T² · KL from the teachers' mixture to the student whose ``logits`` these are."""
         with torch.no_grad():
-            taught = [pl_module.predict_logits(teacher, batch)[:, : logits.size(1)] for teacher in self.teachers]
-            target = teacher_probabilities(taught, self.weights, temperature)
-        return distillation_loss(logits, target, temperature, (batch["labels"] != IGNORE_INDEX).flatten())
+            taught = [pl_module.predict_logits(teacher, batch) for teacher in self.teachers]
+            size = min(z.size(1) for z in (logits, *taught))  # a vocabulary may be padded beyond the tokens
+            target = teacher_probabilities([z[:, :size] for z in taught], self.weights, temperature)
+        return distillation_loss(logits[:, :size], target, temperature, (batch["labels"] != IGNORE_INDEX).flatten())
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         pl_module.objective = pl_module.task_loss

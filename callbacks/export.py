@@ -56,8 +56,12 @@ class ExportPretrained(Callback):
         if (sparse := sparse_training(trainer)) is not None:
             parameters = dict(pl_module.model.named_parameters())
             save_masks(partial, sparse.masks, parameters, made_by(sparse, trainer.global_step))
-        shutil.rmtree(final, ignore_errors=True)
+        replaced = self.root / f".{name}.replaced"
+        shutil.rmtree(replaced, ignore_errors=True)
+        if final.exists():
+            final.rename(replaced)
         partial.rename(final)
+        shutil.rmtree(replaced, ignore_errors=True)
 
 
 def made_by(sparse: SparseTraining, step: int) -> dict[str, object]:

@@ -80,6 +80,13 @@ class OneCycleLR(StepwiseSchedule):
             final_div_factor=self.final_div_factor,
         )
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        steps = trainer.lr_scheduler_configs[0].scheduler.total_steps  # restored, where the run is a resumed one
+        if steps != trainer.max_steps:
+            raise ValueError(
+                f"the checkpoint's cycle is of {steps} steps, trainer.max_steps is {trainer.max_steps}: keep it"
+            )
+
 
 def warmup_decay_factor(step: int, warmup_steps: int, max_steps: int) -> float:
     """Multiplier of the learning rate: from 0 to 1 over the warm-up, then in a straight line to 0 (Devlin et al. 2019)."""

@@ -11,16 +11,16 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
-from callbacks.sparse_training import SparseTraining, embedding_parameters, encoder_parameters, sparse_training
+from callbacks.sparse_training import SparseTraining, embedding_parameters, encoder_weights, sparse_training
 
 
 def sparsity_totals(model: torch.nn.Module, sparse: SparseTraining | None) -> dict[str, float]:
-    """Share of weights that masks turn off in the ``model``, its ``encoder`` and its ``embeddings``; 0.0 where dense."""
+    """Share of zeros by the masks: of all parameters of the ``model``, of the ``encoder``'s matrices, of the ``embeddings``."""
     masks = sparse.masks if sparse is not None and sparse.masks is not None else {}
     zeros = {name: mask.numel() - int(mask.sum()) for name, mask in masks.items()}
     groups = {
         "model": dict(model.named_parameters()),
-        "encoder": encoder_parameters(model),
+        "encoder": encoder_weights(model),
         "embeddings": embedding_parameters(model),
     }
     return {

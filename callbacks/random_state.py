@@ -50,6 +50,8 @@ class RandomState(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if len(self._restored) == trainer.world_size:
             set_random_state(self._restored[trainer.global_rank])
+        elif trainer.global_rank:  # all ranks start from one seed, but should not drop the same units
+            torch.manual_seed(torch.initial_seed() + trainer.global_rank)
         self._restored = []
         for checkpoint in trainer.checkpoint_callbacks:
             # or a resumed run would save the step it starts from once more, in the middle of accumulating the next

@@ -19,25 +19,19 @@ from sparsity import MaskSet, SparseMethod, methods, zero_optimizer_state_
 from sparsity.methods import seeded_generator
 
 
-def encoder_parameters(model: PreTrainedModel) -> dict[str, nn.Parameter]:
-    """Parameters of the encoder layers by their name in ``model``: neither embeddings, nor pooler, nor prediction head."""
-    encoder = {
-        id(parameter)
-        for name, parameter in model.base_model.named_parameters()
-        if not {"embeddings", "pooler"} & set(name.split("."))
+def encoder_weights(model: PreTrainedModel) -> dict[str, nn.Parameter]:
+    """Matrices of the encoder's linear layers by their name in ``model``: no embeddings, no pooler, no prediction head."""
+    weights = {
+        id(module.weight)
+        for name, module in model.base_model.named_modules()
+        if isinstance(module, nn.Linear) and not {"embeddings", "pooler"} & set(name.split("."))
     }
-    return {name: parameter for name, parameter in model.named_parameters() if id(parameter) in encoder}
+    return {name: parameter for name, parameter in model.named_parameters() if id(parameter) in weights}
 
 
 def embedding_parameters(model: PreTrainedModel) -> dict[str, nn.Parameter]:
     """Embedding tables and their LayerNorm by their name in ``model``."""
     return {name: parameter for name, parameter in model.named_parameters() if "embeddings" in name.split(".")}
-
-
-def encoder_linear_weights(model: PreTrainedModel) -> dict[str, nn.Parameter]:
-    """The matrices of the encoder's linear layers by their name in ``model``: what becomes sparse by default."""
-    weights = {id(module.weight) for module in model.base_model.modules() if isinstance(module, nn.Linear)}
-    return {name: parameter for name, parameter in encoder_parameters(model).items() if id(parameter) in weights}
 
 
 class SparseTraining(SparseMethod, Callback):
@@ -82,19 +76,18 @@ class SparseTraining(SparseMethod, Callback):
         Raises:
             ValueError: no target matches, or the sparsity cannot be met in the scope.
         """
-        weights: dict[str, nn.Parameter] = encoder_linear_weights(model)
+        weights = encoder_weights(model)
         if self.targets:
             matrices = {name: parameter for name, parameter in model.named_parameters() if parameter.dim() >= 2}
             weights = {name: matrices[name] for name in self.select(matrices)}
-        size = sum(weight.numel() for weight in weights.values())
-        scope_sizes = {
-            "tensors": size,
-            "encoder": sum(parameter.numel() for parameter in encoder_parameters(model).values()),
-            "model": model.num_parameters(),
-        }
-        if scope_sizes[self.scope] < size:
-            raise ValueError(f"scope {self.scope!r} does not hold all sparse tensors; state the sparsity of the model")
-        return self.initial_masks(weights, scope_sizes[self.scope])
+        scope = {
+            "tensors": weights,
+            "encoder": encoder_weights(model),
+            "model": dict(model.named_parameters()),
+        }[self.scope]
+        if outside := weights.keys() - scope.keys():
+            raise ValueError(f"scope {self.scope!r} does not hold {min(outside)}; state the sparsity of the model instead")
+        return self.initial_masks(weights, sum(parameter.numel() for parameter in scope.values()))
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         parameters = dict(pl_module.model.named_parameters())

@@ -5,9 +5,11 @@ may be larger than memory.
 """
 
 import codecs
+import dataclasses
 import glob
 import hashlib
 import importlib.metadata
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -45,6 +47,20 @@ class TextSource:
     revision: str | None = None
 
 
+def text_source(entry: str | dict[str, str] | TextSource, column: str) -> TextSource:
+    """A source as it is, from a path, or from fields by name; ``column`` is for sources that name none.
+
+    The command line must not see :class:`TextSource` itself: jsonargparse would put the content of a file for its path.
+    """
+    if isinstance(entry, TextSource):
+        return entry
+    given = {"path": entry} if isinstance(entry, str) else entry
+    known = [field.name for field in dataclasses.fields(TextSource)]
+    if "path" not in given or not given.keys() <= set(known):
+        raise ValueError(f"a source has a path and may have {', '.join(known[1:])}, got {given}")
+    return TextSource(**{"column": column} | given)
+
+
 @dataclass(frozen=True)
 class OpenSource:
     """A source that exists and can be read.
@@ -66,7 +82,7 @@ def open_source(source: TextSource, cache_dir: Path) -> OpenSource:
         ValueError: no readable file in a directory, a missing text column, or bytes that are not UTF-8.
     """
     if source.path == DOCSTRINGS:
-        return _open_files(source, [_materialise_docstrings(cache_dir)])
+        return _open_files(source, [_materialise_docstrings(cache_dir)], cache_dir)
     path = Path(source.path).expanduser()
     if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
         return _open_dataset(source, datasets.load_from_disk(str(path)))
@@ -74,11 +90,11 @@ def open_source(source: TextSource, cache_dir: Path) -> OpenSource:
         files = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file())
         if not files:
             raise ValueError(f"{path}: no {', '.join(SUFFIXES)} file in this directory")
-        return _open_files(source, files)
+        return _open_files(source, files, cache_dir)
     if path.is_file():
         if path.suffix not in SUFFIXES:
             raise ValueError(f"{path}: unknown kind of file; one of {', '.join(SUFFIXES)} expected")
-        return _open_files(source, [path])
+        return _open_files(source, [path], cache_dir)
     if path.suffix in SUFFIXES or path.is_absolute() or source.path.startswith((".", "~")) or source.path.count("/") > 1:
         raise FileNotFoundError(f"{source.path}: no such file or directory")
     try:
@@ -118,16 +134,30 @@ def _check_column(path: str | Path, column: str, columns: list[str]) -> None:
         raise ValueError(f"{path}: no column {column!r}; there are {', '.join(columns)}")
 
 
-def _open_files(source: TextSource, files: list[Path]) -> OpenSource:
+def _open_files(source: TextSource, files: list[Path], cache_dir: Path) -> OpenSource:
     digest = hashlib.blake2b(source.column.encode(), digest_size=16)
     for file in files:
-        digest.update(file.suffix.encode())
-        for chunk in _checked_chunks(file):
-            digest.update(chunk)
+        digest.update(file.suffix.encode() + _content_digest(file, cache_dir))
     for file in files:
         if file.suffix != ".txt" and (columns := _columns(file)):
             _check_column(file, source.column, columns)
     return OpenSource(digest.hexdigest(), lambda: (piece for file in files for piece in _pieces(file, source.column)))
+
+
+def _content_digest(file: Path, cache_dir: Path) -> bytes:
+    """Digest of a checked file's bytes; read once, and again only where its size or time of change is another."""
+    stat = file.stat()
+    identity = repr((str(file.resolve()), stat.st_size, stat.st_mtime_ns)).encode()
+    known = cache_dir / "digests" / hashlib.blake2b(identity, digest_size=16).hexdigest()
+    if not known.exists():
+        digest = hashlib.blake2b(digest_size=16)
+        for chunk in _checked_chunks(file):
+            digest.update(chunk)
+        known.parent.mkdir(parents=True, exist_ok=True)
+        partial = known.with_suffix(f".{os.getpid()}")
+        partial.write_bytes(digest.digest())
+        partial.replace(known)
+    return known.read_bytes()
 
 
 def _checked_chunks(file: Path) -> Iterator[bytes]:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from transformers import PreTrainedTokenizerFast
 
 from datamodules.masking import Masking, Vocabulary, mask_tokens
-from datamodules.sources import OpenSource, TextSource, open_source
+from datamodules.sources import OpenSource, open_source, text_source
 from datamodules.token_cache import TokenCorpus, TokenStream, token_corpus
 from datamodules.tokenizers import cached_tokenizer, load_tokenizer, vocabulary
 from objectives.masked_lm import IGNORE_INDEX, unigram_log_probabilities
@@ -144,7 +144,7 @@ class TextDataModule(LightningDataModule):
 
     Args:
         path: ``docstrings`` (prose that the installed packages carry), a file (.txt, .jsonl, .csv, .parquet), a directory, a
-            ``save_to_disk`` directory, a hub id; or a list of these and of sources with options.
+            ``save_to_disk`` directory, a hub id; or a list of these and of sources with options (fields of ``TextSource``).
         column: text column, for sources given as a plain path.
         tokenizer: directory, ``vocab.txt`` or hub id; null trains a WordPiece vocabulary on the corpus.
         vocabulary_size: of a trained vocabulary.
@@ -160,7 +160,7 @@ class TextDataModule(LightningDataModule):
 
     def __init__(
         self,
-        path: str | list[str | TextSource] = "docstrings",
+        path: str | list[str | dict[str, str]] = "docstrings",
         column: str = "text",
         tokenizer: str | None = None,
         vocabulary_size: int = 8192,
@@ -180,7 +180,7 @@ class TextDataModule(LightningDataModule):
                 f"got {length}, {batch_size} and {validation_share}"
             )
         paths = [path] if isinstance(path, str) else path
-        self.sources = [TextSource(entry, column) if isinstance(entry, str) else entry for entry in paths]
+        self.sources = [text_source(entry, column) for entry in paths]
         self.tokenizer_path, self.vocabulary_size = tokenizer, vocabulary_size
         self.length, self.batch_size, self.eval_batch_size = length, batch_size, eval_batch_size or batch_size
         self.validation_share, self.masking = validation_share, masking

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
+from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from transformers import PreTrainedTokenizerFast
 
@@ -125,7 +126,7 @@ def _write_tokens(
     ends, digests = array("q"), array("Q")
     written, digest = 0, hashlib.blake2b(digest_size=8)
     columns = (SpinnerColumn(), TextColumn("Tokenizing: {task.completed:,} tokens"), TimeElapsedColumn())
-    with stream.file.open("wb") as file, Progress(*columns, transient=True) as progress:
+    with stream.file.open("wb") as file, Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=None)
         for batch in _batches(pieces):
             encodings = backend.encode_batch_fast([text for text, _ in batch], add_special_tokens=False)

@@ -55,6 +55,8 @@ def train_tokenizer(texts: Callable[[], Iterator[str]], vocabulary_size: int) ->
     counted here, a first training finds the word-internal characters, and a second gets them sorted.
     """
     alphabet = _frequent_characters(texts())
+    if not alphabet:
+        raise ValueError("the corpus is empty: no source has a line of text")
 
     def train(size: int, first: list[str]) -> BertWordPieceTokenizer:
         trainer = BertWordPieceTokenizer(lowercase=True)

@@ -8,7 +8,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor
 from torch.optim import Optimizer
 from torchmetrics import SumMetric
-from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel
 
 from datamodules.text import MaskedLMBatch
 from lightning_modules.optimizers import adamw
@@ -24,7 +24,7 @@ class MaskedLanguageModel(LightningModule):
     :attr:`objective` during a fit; validation is always plain cross-entropy.
 
     Args:
-        config: fields of a Hugging Face config, ``model_type`` among them; the vocabulary comes from the tokenizer.
+        config: fields of a Hugging Face config, ``model_type`` among them; the vocabulary is the tokenizer's by default.
         pretrained: ``save_pretrained`` directory or hub id to start from (or to validate), instead of ``config``.
         lr: peak learning rate where no schedule callback sets another.
         weight_decay: decoupled, not on biases and LayerNorms.
@@ -56,46 +56,49 @@ class MaskedLanguageModel(LightningModule):
         )
 
     def configure_model(self) -> None:
-        """Build or load the model, once."""
-        if self.model is not None:
+        """Build or load the model, once; outside a trainer ``on_load_checkpoint`` does."""
+        if self.model is not None or self._trainer is None:
             return
         tokenizer = self.trainer.datamodule.tokenizer
         if self.hparams.pretrained is not None:
             self.model = self.load_pretrained(self.hparams.pretrained)
         else:
-            fields = dict(self.hparams.config)
+            of_tokenizer = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+            fields = of_tokenizer | self.hparams.config
             model_type = fields.pop("model_type", "bert")
             check_family(model_type)
-            config = AutoConfig.for_model(
-                model_type, **fields, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id
-            )
+            config = AutoConfig.for_model(model_type, **fields)
+            self._check_fit(config, "the model")
             self.model = AutoModelForMaskedLM.from_config(config)
-        self._check_fit(len(tokenizer), self.trainer.datamodule.length)
         self.model.train()
         if self.hparams.compile_encoder:
             self.model.base_model.compile()
 
-    @staticmethod
-    def load_pretrained(path: str) -> PreTrainedModel:
-        """A masked-LM model of a known family from a ``save_pretrained`` directory or the hub, also as a teacher."""
+    def load_pretrained(self, path: str) -> PreTrainedModel:
+        """A masked-LM model, student or teacher, from a ``save_pretrained`` directory or the hub that fits the data.
+
+        Raises:
+            ValueError: no such model there, of an unknown family, or too small for the tokenizer or the sequences.
+        """
         try:
             model = AutoModelForMaskedLM.from_pretrained(path)
         except (OSError, ValueError) as error:
             raise ValueError(f"{path}: no masked language model there: {' '.join(str(error).split())[:200]}") from error
         check_family(model.config.model_type)
+        self._check_fit(model.config, path)
         return model
 
-    def _check_fit(self, tokens: int, length: int) -> None:
-        config = self.model.config
+    def _check_fit(self, config: PretrainedConfig, model: str) -> None:
+        tokens, length = len(self.trainer.datamodule.tokenizer), self.trainer.datamodule.length
         if tokens > config.vocab_size:
             raise ValueError(
-                f"the tokenizer has {tokens} tokens, the model only {config.vocab_size}: give data.tokenizer the model's own"
+                f"the tokenizer has {tokens} tokens, {model} only {config.vocab_size}: give data.tokenizer the model's own"
             )
         positions = getattr(config, "max_position_embeddings", length)
         if "roberta" in config.model_type or config.model_type == "camembert":
             positions -= config.pad_token_id + 1  # RoBERTa counts positions from there
         if length > positions:
-            raise ValueError(f"data.length is {length}, but the model has positions for {positions} tokens only")
+            raise ValueError(f"data.length is {length}, but {model} has positions for {positions} tokens only")
 
     def predict_logits(self, model: PreTrainedModel, batch: MaskedLMBatch) -> Tensor:
         """Logits (batch · masked, vocabulary) of any masked-LM model, a student or a teacher, at the masked positions."""

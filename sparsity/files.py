@@ -15,7 +15,7 @@ REPORT_FILE = "sparsity.json"
 
 
 def sparsity_report(masks: MaskSet, parameters: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Shape, nnz and density of every sparse tensor, and the totals of the model, counted from its weights."""
+    """Shape, nnz and density of every sparse tensor, and the totals of the model, counted from the masks."""
     nnz = masks.nnz()
     tensors = {
         name: {"shape": list(mask.shape), "nnz": nnz[name], "density": nnz[name] / mask.numel()}

@@ -31,8 +31,8 @@ class SparseMethod:
     Args:
         sparsity: share of zeros wanted in ``scope``, in [0, 1); the count of zeros is exact to one weight.
         distribution: how the remaining weights are spread over tensors.
-        scope: what ``sparsity`` is a share of: the sparse tensors, the encoder with its biases and LayerNorms, or the whole
-            model with its dense parameters.
+        scope: what ``sparsity`` is a share of: the sparse tensors, all matrices of the encoder, or the whole model with its
+            dense parameters.
         targets: shell patterns of the parameters that become sparse; by default the linear weights of the encoder.
         initialization: which weights are on at the start: random ones, or the largest (for pretrained models).
         seed: of the random masks.
@@ -133,10 +133,10 @@ class SET(SparseMethod):
             )
 
     def update_due(self, step: int, max_steps: int) -> bool:
-        return schedules.update_due(step, self.every, start=0, stop=round(self.stop * max_steps))
+        return schedules.update_due(step, self.every, start=0, stop=self.stop * max_steps)
 
     def drop_fraction_at(self, step: int, max_steps: int) -> float:
-        return schedules.cosine_drop_fraction(step, round(self.stop * max_steps), self.drop_fraction)
+        return schedules.cosine_drop_fraction(step, self.stop * max_steps, self.drop_fraction)
 
     def update_mask(
         self, weight: Tensor, mask: Tensor, gradient: Tensor | None, fraction: float, generator: torch.Generator

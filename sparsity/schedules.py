@@ -3,12 +3,12 @@
 import math
 
 
-def update_due(step: int, every: int, start: int, stop: int) -> bool:
+def update_due(step: int, every: int, start: float, stop: float) -> bool:
     """Whether masks are updated at ``step``: every ``every`` steps, strictly between ``start`` and ``stop``."""
     return start < step < stop and step % every == 0
 
 
-def cosine_drop_fraction(step: int, stop: int, initial: float) -> float:
+def cosine_drop_fraction(step: int, stop: float, initial: float) -> float:
     """f(t) = α/2 · (1 + cos(π t / T_end)): share of a tensor's active weights replaced (Evci et al. 2020, section 3)."""
     return initial / 2 * (1 + math.cos(math.pi * step / stop))
 

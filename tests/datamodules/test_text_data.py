@@ -1,0 +1,118 @@
+"""The datamodule: settings checked at once, tokenizer and tokens of exactly the sources it was given."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from datamodules import Masking, TextDataModule
+
+Data = Callable[..., TextDataModule]
+
+
+def attach(data: TextDataModule, rank: int = 0, ranks: int = 1, max_steps: int = 5) -> TextDataModule:
+    """Give a datamodule what it asks of a trainer that fits, and set it up."""
+    state = SimpleNamespace(fn="fit")
+    data.trainer = SimpleNamespace(
+        state=state, max_steps=max_steps, accumulate_grad_batches=2, global_rank=rank, world_size=ranks
+    )
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+def test_the_stream_has_a_batch_for_every_micro_batch_of_every_step(text_data: Data) -> None:
+    batches = list(attach(text_data(length=16, batch_size=8)).train_dataloader())
+    assert len(batches) == 5 * 2
+    assert {batch["input_ids"].shape for batch in batches} == {(8, 16)}
+    assert {batch["labels"].shape for batch in batches} == {(8, 2)}
+
+
+def test_training_batches_of_two_ranks_are_the_batches_of_one(text_data: Data) -> None:
+    whole = attach(text_data(batch_size=8)).train_dataloader()
+    halves = [attach(text_data(batch_size=4), rank, ranks=2).train_dataloader() for rank in (0, 1)]
+    for batch, *parts in zip(whole, *halves, strict=True):
+        for key, value in batch.items():
+            assert torch.equal(value, torch.cat([part[key] for part in parts]))
+
+
+def test_validation_is_the_same_whatever_the_training_settings(text_data: Data) -> None:
+    plain = list(attach(text_data()).val_dataloader())
+    other = list(attach(text_data(seed=9, masking=Masking(rate=0.4, whole_words=True))).val_dataloader())
+    for first, second in zip(plain, other, strict=True):
+        assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_the_seed_of_the_run_is_taken_where_none_is_given(text_data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PL_GLOBAL_SEED", "4")
+    run, same, other = (next(iter(attach(text_data(seed=seed)).train_dataloader()))["input_ids"] for seed in (None, 4, 5))
+    assert torch.equal(run, same)
+    assert not torch.equal(run, other)
+
+
+def test_unigram_probabilities_are_those_of_the_training_tokens(text_data: Data) -> None:
+    data = attach(text_data())
+    p = data.unigram_log_probabilities.exp()
+    counts = torch.bincount(torch.from_numpy(data.corpus.train.tokens.astype("int64")), minlength=len(data.tokenizer))
+    torch.testing.assert_close(p, (counts + 1).double() / (counts + 1).sum())
+
+
+def test_a_tokenizer_is_trained_on_the_column_that_is_read(tmp_path: Path, cache_dir: Path) -> None:
+    rows = [{"a": "sparse sparse weights", "b": "dense dense layers"}] * 4
+    (file := tmp_path / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for column, here, absent in (("a", "sparse", "dense"), ("b", "dense", "sparse")):
+        data = attach(TextDataModule(str(file), column, vocabulary_size=200, cache_dir=str(cache_dir)))
+        assert here in data.tokenizer.get_vocab()
+        assert absent not in data.tokenizer.get_vocab()
+
+
+def test_many_sources_are_one_corpus(tmp_path: Path, cache_dir: Path) -> None:
+    for number in range(30):
+        (tmp_path / f"{number}.txt").write_text(f"sparse weights {number}\n\nmasked tokens {number}\n")
+    (tmp_path / "rows.jsonl").write_text('{"body": "dense dense"}\n')
+    paths = [
+        *(str(tmp_path / f"{number}.txt") for number in range(30)),
+        {"path": str(tmp_path / "rows.jsonl"), "column": "body"},
+    ]
+    data = attach(TextDataModule(paths, vocabulary_size=200, cache_dir=str(cache_dir)))
+    tokens = torch.cat([torch.from_numpy(s.tokens.astype("int64")) for s in (data.corpus.train, data.corpus.validation)])
+    assert int((tokens == data.tokenizer.sep_token_id).sum()) == 61
+    assert data.tokenizer.convert_tokens_to_ids("dense") in tokens
+
+
+@pytest.mark.parametrize("source", [{"column": "body"}, {"path": "corpus.txt", "colunm": "body"}])
+def test_a_source_with_unknown_or_missing_fields_is_refused(source: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="a source has a path and may have column, name, split, revision, got"):
+        TextDataModule([source])
+
+
+def test_pretraining_without_a_number_of_steps_is_refused_before_anything_is_written(corpus: Path, cache_dir: Path) -> None:
+    with pytest.raises(ValueError, match="set trainer.max_steps"):
+        attach(TextDataModule(str(corpus), cache_dir=str(cache_dir)), max_steps=-1)
+    assert not cache_dir.exists()
+
+
+@pytest.mark.parametrize("text", ["", " \n\n\t"])
+def test_an_empty_corpus_is_an_error_that_leaves_nothing(tmp_path: Path, cache_dir: Path, text: str) -> None:
+    (file := tmp_path / "empty.txt").write_text(text)
+    with pytest.raises(ValueError, match="the corpus is empty"):
+        attach(TextDataModule(str(file), cache_dir=str(cache_dir)))
+    assert [path for path in cache_dir.iterdir() if path.suffix != ".lock" and path.name != "digests"] == []
+
+
+def test_a_missing_file_is_an_error_that_leaves_nothing(cache_dir: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.txt"):
+        attach(TextDataModule("nowhere.txt", cache_dir=str(cache_dir)))
+    assert not cache_dir.exists()
+
+
+BAD_SETTINGS = [("length", 7), ("batch_size", 0), ("validation_share", 0.0), ("validation_share", 1.0)]
+
+
+@pytest.mark.parametrize(("name", "value"), BAD_SETTINGS)
+def test_settings_out_of_range_are_refused(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{name} .*got .*{value}"):
+        TextDataModule(**{name: value})

@@ -1,0 +1,112 @@
+"""Tokenizers: loaded from anywhere, or trained alike in every process."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from datamodules.tokenizers import (
+    ALPHABET_SIZE,
+    SPECIAL_TOKENS,
+    cached_tokenizer,
+    load_tokenizer,
+    tokenizer_fingerprint,
+    train_tokenizer,
+    vocabulary,
+)
+
+# Every pair of letters occurs as often as every other: nothing but ties between merges.
+TIES = " ".join(a + b + c for a in "abcdefgh" for b in "ijklmnop" for c in "qrstuvwx")
+# More characters than the alphabet may have, all equally rare, alone and inside words.
+RARE = " ".join(f"{chr(0x400 + i)} x{chr(0x4E00 + i)}y{chr(0x400 + i)}" for i in range(ALPHABET_SIZE))
+
+
+TRAININGS = """
+from datamodules.tokenizers import tokenizer_fingerprint, train_tokenizer
+print(*(tokenizer_fingerprint(train_tokenizer(lambda: iter([text] * 2), 3000)) for text in TEXTS))
+"""
+
+
+def test_the_same_text_gives_the_same_vocabulary_in_every_process() -> None:
+    script = f"TEXTS = {[TIES, RARE]!r}" + TRAININGS
+    command = [sys.executable, "-c", script]
+    output = subprocess.run(command, cwd=Path(__file__).parents[2], check=True, capture_output=True, text=True).stdout
+    here = [tokenizer_fingerprint(train_tokenizer(lambda text=text: iter([text] * 2), 3000)) for text in (TIES, RARE)]
+    assert output.split() == here
+
+
+def test_a_trained_vocabulary_has_the_size_and_the_special_tokens_first(documents: list[str]) -> None:
+    tokenizer = train_tokenizer(lambda: iter(documents), 150)
+    assert len(tokenizer) == 150
+    assert tokenizer.convert_ids_to_tokens(list(range(5))) == SPECIAL_TOKENS
+    assert tokenizer.tokenize("The SPARSE networks") == tokenizer.tokenize("the sparse networks")
+    assert tokenizer.unk_token_id not in tokenizer(documents[0]).input_ids
+
+
+def test_the_alphabet_is_the_most_frequent_characters() -> None:
+    frequent = [chr(0x4E00 + number) for number in range(ALPHABET_SIZE)]
+    tokens = train_tokenizer(lambda: iter(["".join(frequent), "".join(frequent), "q"]), 2000).get_vocab()
+    assert {token for token in tokens if len(token) == 1} == set(frequent)
+
+
+def test_a_trained_tokenizer_is_trained_once_for_each_corpus_and_size(cache_dir: Path, documents: list[str]) -> None:
+    def untouched() -> Iterator[str]:
+        raise AssertionError("trained again")
+
+    first = cached_tokenizer(lambda: iter(documents), "corpus", 100, cache_dir)
+    again = cached_tokenizer(untouched, "corpus", 100, cache_dir)
+    assert again.get_vocab() == first.get_vocab()
+    for fingerprint, size in (("another", 100), ("corpus", 101)):
+        with pytest.raises(AssertionError, match="trained again"):
+            cached_tokenizer(untouched, fingerprint, size, cache_dir)
+
+
+def test_a_fingerprint_of_many_sources_is_no_file_name(cache_dir: Path, documents: list[str]) -> None:
+    assert len(cached_tokenizer(lambda: iter(documents), "fingerprint-" * 100, 100, cache_dir)) == 100
+
+
+def test_a_saved_tokenizer_and_its_vocabulary_file_give_the_same_ids(tmp_path: Path, tokenizer_dir: Path) -> None:
+    saved = load_tokenizer(str(tokenizer_dir))
+    entries = sorted(saved.get_vocab(), key=saved.get_vocab().get)
+    (file := tmp_path / "vocab.txt").write_text("\n".join(entries) + "\n")
+    assert load_tokenizer(str(file))("The sparse networks.").input_ids == saved("The sparse networks.").input_ids
+
+
+@pytest.mark.parametrize(("words", "ids"), [(["paris", "a", "##b"], [5, 5, 7]), (["Paris", "paris", "##b"], [5, 6, 6])])
+def test_a_vocabulary_with_capitals_is_not_lowercased(tmp_path: Path, words: list[str], ids: list[int]) -> None:
+    (file := tmp_path / "vocab.txt").write_text("\n".join(SPECIAL_TOKENS + words))
+    assert load_tokenizer(str(file))("Paris paris parisb", add_special_tokens=False).input_ids[:2] == ids[:2]
+
+
+def test_a_text_file_that_is_no_vocabulary_is_refused(tmp_path: Path) -> None:
+    (file := tmp_path / "notes.txt").write_text("[PAD]\n[UNK]\nhello world\n")
+    with pytest.raises(ValueError, match=r"notes\.txt: not a WordPiece vocabulary.*: \[CLS\], \[SEP\], \[MASK\] missing"):
+        load_tokenizer(str(file))
+
+
+def test_a_tokenizer_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.txt: no such vocabulary file"):
+        load_tokenizer("nowhere.txt")
+    for path in (str(tmp_path), "nobody/nothing"):
+        with pytest.raises(ValueError, match=f"{path}: no tokenizer there"):
+            load_tokenizer(path)
+
+
+def test_the_fingerprint_is_of_the_ids_and_not_of_the_last_call(tokenizer_dir: Path) -> None:
+    tokenizer = load_tokenizer(str(tokenizer_dir))
+    before = tokenizer_fingerprint(tokenizer)
+    tokenizer(["the sparse networks", "a"], truncation=True, max_length=4, padding="max_length")
+    assert tokenizer_fingerprint(tokenizer) == before
+    tokenizer.add_tokens(["trifecta"])
+    assert tokenizer_fingerprint(tokenizer) != before
+
+
+def test_masking_knows_special_tokens_and_continuations(tokenizer_dir: Path) -> None:
+    tokenizer = load_tokenizer(str(tokenizer_dir))
+    found = vocabulary(tokenizer)
+    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    assert (found.size, found.mask_id) == (len(tokens), tokens.index("[MASK]"))
+    assert found.special.tolist() == [token in SPECIAL_TOKENS for token in tokens]
+    assert found.continues_word.tolist() == [token.startswith("##") for token in tokens]

@@ -1,0 +1,135 @@
+"""Two processes (gloo, CPU) train the model that one process trains on the same global batch."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+from torch.optim import Optimizer
+
+from callbacks import ExportPretrained, LRRangeTest, OneCycleLR, RandomState, RigL, RunSummary, SparsityMonitor, StepMonitor
+from datamodules import TextDataModule
+from helpers import Recorder, assert_identical, copies, fit, parameters, tiny_bert
+from sparsity import load_masks
+
+Data = Callable[..., TextDataModule]
+Harvested = dict[str, Any]
+Runs = tuple[Path, Harvested, Harvested, Harvested]
+STEPS, UPDATES = 102, 50
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without torch.distributed"),
+    pytest.mark.filterwarnings("ignore:.*"),
+]
+
+
+class Harvest(Recorder):
+    """Writes what a rank has seen when its training ends: with the fork of a rank everything else goes."""
+
+    def __init__(self, root: Path, sparse: RigL) -> None:
+        super().__init__()
+        self.root, self.sparse = root, sparse
+        self.churn: list[float] = []
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        super().on_before_optimizer_step(trainer, pl_module, optimizer)
+        if self.sparse.update_due(trainer.global_step, trainer.max_steps):
+            self.churn.append(self.sparse.last_update["churn"])
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        harvest = {
+            "masks": dict(self.sparse.masks),
+            "weights": copies(parameters(trainer)),
+            "losses": self.losses,
+            "churn": self.churn,
+            "val/loss": float(trainer.callback_metrics["val/loss"]),
+            "val/unigram_loss": float(trainer.callback_metrics["val/unigram_loss"]),
+        }
+        torch.save(harvest, self.root / f"rank{trainer.global_rank}.pt")
+
+
+def saving(directory: Path) -> ModelCheckpoint:
+    return ModelCheckpoint(directory, filename="{step}", every_n_train_steps=3, save_top_k=-1)
+
+
+def train(
+    root: Path, data: TextDataModule, ranks: int, *callbacks: Callback, max_steps: int = STEPS, **options: Any
+) -> list[Harvested]:
+    """What each rank has seen."""
+    root.mkdir()
+    rigl = RigL(sparsity=0.8, every=2, stop=1.0)
+    harvest = Harvest(root, rigl)
+    options |= {"strategy": "ddp_fork", "devices": 2} if ranks == 2 else {}
+    options |= {"limit_val_batches": 1.0, "gradient_clip_val": 1.0, "enable_checkpointing": bool(callbacks)}
+    fit(root, data, [rigl, OneCycleLR(max_lr=1e-2), harvest, *callbacks], max_steps, **options)
+    return [torch.load(root / f"rank{rank}.pt", weights_only=False) for rank in range(ranks)]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, text_data: Data) -> Runs:
+    """The two ranks of one run, and the one process of another, on batches of 8 together."""
+    root = tmp_path_factory.mktemp("ddp")
+    everything = [RunSummary(), ExportPretrained(), StepMonitor(), SparsityMonitor(), RandomState(), saving(root / "saved")]
+    pair = train(root / "two", text_data(batch_size=4, eval_batch_size=3), 2, *everything)
+    single = train(root / "one", text_data(batch_size=8, eval_batch_size=7), 1)
+    return root, *pair, *single
+
+
+def test_masks_and_weights_are_identical_on_both_ranks(runs: Runs) -> None:
+    _, first, second, _ = runs
+    assert_identical(first["masks"], second["masks"])
+    assert_identical(first["weights"], second["weights"])
+    assert len(first["churn"]) == UPDATES
+    assert sum(churn > 0 for churn in first["churn"]) > UPDATES * 0.8  # the last ones replace less than one weight
+
+
+def test_two_processes_are_one_process_with_the_same_global_batch(runs: Runs) -> None:
+    _, first, second, single = runs
+    curve = (torch.tensor(first["losses"]) + torch.tensor(second["losses"])) / 2
+    torch.testing.assert_close(curve, torch.tensor(single["losses"]), rtol=0, atol=1e-4)
+    assert single["losses"][0] - sum(single["losses"][-10:]) / 10 > 0.5  # there was something to learn
+    different = sum(int((first["masks"][name] ^ mask).sum()) for name, mask in single["masks"].items())
+    assert different <= 0.001 * sum(mask.numel() for mask in single["masks"].values())  # but for ties to float rounding
+
+
+@pytest.mark.parametrize("metric", ["val/loss", "val/unigram_loss"])
+def test_validation_of_an_uneven_set_is_that_of_one_process(runs: Runs, metric: str) -> None:
+    _, first, second, single = runs
+    assert first[metric] == second[metric]
+    assert first[metric] == pytest.approx(single[metric], abs=1e-4)
+
+
+def test_one_rank_writes_one_summary_and_one_export(runs: Runs) -> None:
+    root, first, *_ = runs
+    summary = json.loads((root / "two" / "summary.json").read_text())
+    assert (summary["status"], summary["steps"], summary["tokens"]) == ("finished", STEPS, STEPS * 8 * 16)
+    assert summary["eval_loss"] == pytest.approx(first["val/loss"])
+    assert_identical(dict(load_masks(root / "two" / "export")), first["masks"])
+
+
+class OwnNoise(Callback):
+    """Every rank draws its own dropout."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        torch.manual_seed(100 + trainer.global_rank)
+
+
+def test_resume_of_two_processes_is_bit_exact(tmp_path: Path, text_data: Data) -> None:
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    options = {"max_steps": 6, "module": tiny_bert(dropout=0.1)}
+    first = train(whole, text_data(batch_size=4), 2, OwnNoise(), RandomState(), saving(whole), **options)
+    options = {"max_steps": 6, "module": tiny_bert(dropout=0.1), "ckpt_path": whole / "step=3.ckpt", "seed": 1}
+    second = train(resumed, text_data(batch_size=4), 2, RandomState(), **options)
+    for before, after in zip(first, second, strict=True):
+        assert after["losses"] == before["losses"][3:]
+        assert_identical(after["weights"], before["weights"])
+
+
+def test_the_range_test_ends_on_all_ranks(tmp_path: Path, text_data: Data) -> None:
+    fit(tmp_path, text_data(), [LRRangeTest()], 3, strategy="ddp_fork", devices=2)
+    assert len(json.loads((tmp_path / "lr_range_test.json").read_text())["loss"]) == 3

@@ -1,0 +1,260 @@
+"""The command line: what overrides what, how a run goes on, and one clear line for every mistake."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from transformers import BertConfig, BertForMaskedLM
+
+import train
+from datamodules.tokenizers import train_tokenizer
+from helpers import CONFIG
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*is not empty", "ignore:.*max_epochs")
+
+QUIET = ("--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def command_line() -> Iterator[None]:
+    """Nothing of pytest's own command line, and in the end the precision of matrix products as it was."""
+    precision = torch.get_float32_matmul_precision()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["train.py"])
+        yield
+    torch.set_float32_matmul_precision(precision)
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory, corpus: Path, tokenizer_dir: Path) -> dict[str, Any]:
+    """A complete experiment of four steps, as a YAML file would hold it."""
+    data = {"path": str(corpus), "tokenizer": str(tokenizer_dir), "length": 16, "batch_size": 8}
+    data["cache_dir"] = str(tmp_path_factory.mktemp("cache"))
+    trainer = {"max_steps": 4, "limit_val_batches": 3, "callbacks": [{"class_path": "OneCycleLR"}]}
+    return {
+        "experiment": "tiny",
+        "model": {"class_path": "MaskedLanguageModel", "init_args": {"config": CONFIG}},
+        "data": {"class_path": "TextDataModule", "init_args": data},
+        "trainer": trainer,
+        "checkpoint": {"every_n_train_steps": 2},
+    }
+
+
+@pytest.fixture
+def config(tmp_path: Path, experiment: dict[str, Any]) -> str:
+    return write(tmp_path / "experiment.yaml", experiment)
+
+
+def write(file: Path, content: dict[str, Any]) -> str:
+    """A YAML file's path."""
+    file.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return str(file)
+
+
+def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    """What ``--print_config`` shows."""
+    with pytest.raises(SystemExit) as stop:
+        train.run(["fit", *arguments, "--print_config"])
+    assert not stop.value.code
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The line a mistaken command ends with."""
+    with pytest.raises(SystemExit) as stop:
+        train.run(list(arguments))
+    assert "usage:" not in capsys.readouterr().err
+    assert isinstance(stop.value.code, str)  # which Python prints on stderr, and exits with 1
+    assert "\n" not in stop.value.code
+    assert len(stop.value.code) < 350
+    return stop.value.code
+
+
+def names(callbacks: list[dict[str, Any]]) -> list[str]:
+    return [callback["class_path"].rsplit(".", 1)[-1] for callback in callbacks]
+
+
+def test_print_config_shows_overrides(capsys: pytest.CaptureFixture[str], config: str) -> None:
+    overrides = ("--trainer.max_steps=7", "--model.lr=0.5", "--model.config.hidden_size=64", "--data.masking.rate=0.3")
+    shown = printed(capsys, "--config", config, *overrides)
+    model, data = shown["model"]["init_args"], shown["data"]["init_args"]
+    assert shown["trainer"]["max_steps"] == 7
+    assert (model["lr"], model["config"]) == (0.5, CONFIG | {"hidden_size": 64})
+    assert (data["masking"]["rate"], data["masking"]["mask_share"], data["length"]) == (0.3, 0.8, 16)
+    assert (shown["trainer"]["gradient_clip_val"], shown["seed_everything"]) == (1.0, 0)  # the project's defaults
+
+
+def test_configs_overlay_in_order(capsys: pytest.CaptureFixture[str], tmp_path: Path, config: str) -> None:
+    size = {"model": {"init_args": {"config": {"num_hidden_layers": 1}, "lr": 0.2}}, "trainer": {"max_steps": 9}}
+    length = {"data": {"init_args": {"length": 32}}, "trainer": {"max_steps": 11}}
+    files = [config, write(tmp_path / "size.yaml", size), write(tmp_path / "length.yaml", length)]
+    shown = printed(capsys, *(f"--config={file}" for file in files))
+    assert shown["trainer"]["max_steps"] == 11
+    assert shown["model"]["init_args"]["lr"] == 0.2
+    assert (shown["data"]["init_args"]["length"], shown["data"]["init_args"]["batch_size"]) == (32, 8)
+    assert shown["experiment"] == "tiny"
+
+
+def test_callbacks_are_appended(capsys: pytest.CaptureFixture[str], tmp_path: Path, config: str) -> None:
+    shown = printed(capsys, "--config", config, "--trainer.callbacks+=RigL", "--trainer.callbacks.sparsity=0.5")
+    assert names(shown["trainer"]["callbacks"]) == ["OneCycleLR", "RigL"]
+    assert shown["trainer"]["callbacks"][1]["init_args"]["sparsity"] == 0.5
+    more = write(tmp_path / "more.yaml", {"trainer": {"callbacks+": [{"class_path": "StaticSparsity"}]}})
+    assert names(printed(capsys, "--config", config, "--config", more)["trainer"]["callbacks"]) == [
+        "OneCycleLR",
+        "StaticSparsity",
+    ]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, experiment: dict[str, Any]) -> Path:
+    """The runs directory after one run of four steps."""
+    root = tmp_path_factory.mktemp("finished")
+    file = write(root / "experiment.yaml", experiment)
+    train.main(["fit", "--config", file, *QUIET, "--runs", str(root / "runs"), "--trainer.callbacks+=RigL"])
+    return root / "runs"
+
+
+def test_a_run_leaves_what_it_promises(finished: Path) -> None:
+    run = finished / "tiny" / "version_0"
+    events = [path.name for path in run.iterdir() if path.name.startswith("events.out.tfevents")]
+    others = {path.name for path in run.iterdir()} - set(events)
+    assert len(events) == 1
+    assert others - {"hparams.yaml"} == {"checkpoints", "config.yaml", "export", "summary.json"}
+    assert {path.name for path in (run / "checkpoints").iterdir()} >= {"last.ckpt", "step=4.ckpt"}
+    summary = json.loads((run / "summary.json").read_text())
+    assert (summary["status"], summary["steps"], summary["experiment"]) == ("finished", 4, "tiny")
+    assert yaml.safe_load((run / "config.yaml").read_text())["trainer"]["max_steps"] == 4
+
+
+def test_validate_gives_the_loss_of_the_run(finished: Path) -> None:
+    """The model's own tokenizer is taken where none is given."""
+    run = finished / "tiny" / "version_0"
+    saved = yaml.safe_load((run / "config.yaml").read_text())
+    data = saved["data"]["init_args"]
+    data_options = [f"--data.{key}={data[key]}" for key in ("path", "length", "batch_size", "cache_dir")]
+    model_options = ["--model=MaskedLanguageModel", f"--model.pretrained={run / 'export'}"]
+    options = ["--data=TextDataModule", *data_options, *model_options, *QUIET, "--trainer.limit_val_batches=3"]
+    cli = train.main(["validate", *options])
+    expected = json.loads((run / "summary.json").read_text())["eval_loss"]
+    assert float(cli.trainer.callback_metrics["val/loss"]) == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_run_goes_on_in_its_own_version(tmp_path: Path, experiment: dict[str, Any]) -> None:
+    """With other settings on the command line, which those in the checkpoint must not replace."""
+    trainer = experiment["trainer"] | {"callbacks": [{"class_path": "LinearWarmupDecay"}]}
+    file = write(tmp_path / "experiment.yaml", experiment | {"trainer": trainer})
+    command = ["fit", "--config", file, *QUIET, "--runs", str(tmp_path / "runs")]
+    run = tmp_path / "runs" / "tiny" / "version_0"
+    train.main(command)
+    for steps, lr, checkpoint in ((6, 0.5, "last"), (8, 0.25, run / "checkpoints" / "last.ckpt")):
+        cli = train.main([*command, f"--ckpt_path={checkpoint}", f"--trainer.max_steps={steps}", f"--model.lr={lr}"])
+        assert list(run.parent.iterdir()) == [run]
+        summary = json.loads((run / "summary.json").read_text())
+        assert (summary["steps"], summary["tokens"]) == (steps, steps * 8 * 16)
+        assert cli.model.hparams.lr == lr
+        saved = yaml.safe_load((run / "config.yaml").read_text())
+        assert (saved["model"]["init_args"]["lr"], saved["trainer"]["max_steps"]) == (lr, steps)
+
+    train.main(command)
+    assert {path.name for path in run.parent.iterdir()} == {"version_0", "version_1"}
+
+
+@pytest.fixture
+def blunders(tmp_path: Path, documents: list[str]) -> Path:
+    """A directory of inputs that are wrong in one way each."""
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "rows.csv").write_text("body,number\nhello,1\nworld,2\n")
+    (tmp_path / "latin1.txt").write_bytes("one\n\ntwo caf\xe9\n".encode("latin-1"))
+    (tmp_path / "file").write_text("in the way")
+    write(tmp_path / "key.yaml", {"trainer": {"max_stepz": 3}})
+    write(tmp_path / "nested.yaml", {"trainer": {"callbacks": [{"class_path": "RigL", "init_args": {"sparsty": 0.8}}]}})
+    (tmp_path / "syntax.yaml").write_text("trainer: [\n  max_steps: 3\n")
+    fields = {key: value for key, value in CONFIG.items() if key != "model_type"}
+    BertForMaskedLM(BertConfig(**fields, vocab_size=90)).save_pretrained(tmp_path / "teacher")
+    train_tokenizer(lambda: iter(documents), vocabulary_size=90).save_pretrained(tmp_path / "teacher")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data.path={}/nowhere.txt"], "nowhere.txt: no such file or directory"),
+        (["--data.path={}/empty.txt"], "the corpus is empty"),
+        (["--data.path={}/rows.csv"], "rows.csv: no column 'text'; there are body, number"),
+        (["--data.path={}/latin1.txt"], "latin1.txt:3: not UTF-8"),
+        (["--data.path=[{{name: unknown}}]"], "a source has a path"),
+        (["--trainer.callbacks+=KnowledgeDistillation", "--trainer.callbacks.teachers={}/teacher"], "has another tokenizer"),
+        (["--trainer.callbacks+=RigL", "--trainer.callbacks.sparsity=1.5"], "error: sparsity must be in [0, 1), got 1.5"),
+        (["--trainer.callbacks+=RigLL"], "RigLL"),
+        (["--config={}/key.yaml"], "does not accept option 'trainer.max_stepz'"),
+        (["--config={}/nested.yaml"], "'callbacks.RigL': Option 'sparsty' is not accepted"),
+        (["--config={}/syntax.yaml"], "Problems parsing config"),
+        (["--config={}/nowhere.yaml"], "File does not exist"),
+        (["--trainer.max_stepz=3"], "--trainer.max_stepz=3"),
+        (["--trainer.max_steps=many"], "trainer.max_steps"),
+        (["--trainer.max_steps=-1"], "set trainer.max_steps"),
+        (["--model.lr=-1"], "error: lr > 0 and weight_decay >= 0 expected, got -1.0 and 0.01"),
+        (["--data.masking.rate=2"], "error: masking rate in (0, 1]"),
+        (["--data.tokenizer={}/file"], "file: no tokenizer there"),
+        (["--export.directory={}/file/below"], "file/below is not writable: Not a directory"),
+        (["--ckpt_path={}/nowhere.ckpt"], "nowhere.ckpt"),
+        (["--data.length=33"], "data.length is 33, but the model has positions for 32 tokens only"),
+        (["--trainer.callbacks+=LinearWarmupDecay"], "a second learning-rate schedule beside OneCycleLR"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(
+    capsys: pytest.CaptureFixture[str], blunders: Path, config: str, options: list[str], message: str
+) -> None:
+    runs = blunders / "runs"
+    options = [option.format(blunders) for option in options]
+    line = complaint(capsys, "fit", "--config", config, *QUIET, "--runs", str(runs), *options)
+    assert line.startswith("error: ")
+    assert message in line
+    assert list(runs.glob("tiny/*")) == []
+
+
+def test_commands_that_are_incomplete(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "subcommand" in complaint(capsys)
+    assert "'fitt'" in complaint(capsys, "fitt")
+    assert "fit.model" in complaint(capsys, "fit", "--data=TextDataModule")
+
+
+def test_the_traceback_on_demand(monkeypatch: pytest.MonkeyPatch, config: str) -> None:
+    monkeypatch.setenv("TRIFECTA_TRACEBACK", "1")
+    with pytest.raises(FileNotFoundError):
+        train.run(["fit", "--config", config, *QUIET, "--data.path=/nowhere.txt"])
+
+
+def test_an_interrupted_cache_build_is_built_again(tmp_path: Path, config: str) -> None:
+    command = ["fit", "--config", config, *QUIET, f"--runs={tmp_path / 'runs'}", f"--data.cache_dir={tmp_path / 'cache'}"]
+    losses = []
+    for _ in range(2):
+        train.main(command)
+        (run,) = (tmp_path / "runs" / "tiny").iterdir()
+        losses.append(json.loads((run / "summary.json").read_text())["eval_loss"])
+        run.rename(tmp_path / f"run{len(losses)}")
+        (tokens,) = (path for path in (tmp_path / "cache").glob("tokens-*") if path.is_dir())
+        assert not list(tokens.glob("leftover"))
+        partial = tokens.with_name(f"{tokens.name}.partial")
+        tokens.rename(partial)  # as if the process had been killed while it wrote
+        (partial / "train.bin").write_bytes(b"half")
+        (partial / "leftover").write_bytes(b"half")
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.slow
+def test_the_process_ends_with_one_line(tmp_path: Path, config: str) -> None:
+    command = [sys.executable, str(Path(train.__file__)), "fit", "--config", config, "--model.learning_rate=1"]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert "learning_rate" in line

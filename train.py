@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -23,7 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 import datamodules  # noqa: F401  (short class names resolve in YAML)
 import lightning_modules  # noqa: F401
-from callbacks import ExportPretrained, RandomState, RunSummary, SparsityMonitor, StepMonitor
+from callbacks import ExportPretrained, RandomState, RunSummary, SparsityMonitor, StepMonitor, StepProgressBar
 
 
 def keep_freed_memory() -> None:
@@ -99,7 +99,10 @@ class TrifectaCLI(LightningCLI):
             kwargs.setdefault("logger", False)
         elif config.trainer.logger is None:
             kwargs["logger"] = self._logger(config)
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        if type(trainer.progress_bar_callback) is RichProgressBar:
+            trainer.callbacks[trainer.callbacks.index(trainer.progress_bar_callback)] = StepProgressBar()
+        return trainer
 
     @staticmethod
     def _logger(config: Any) -> TensorBoardLogger:

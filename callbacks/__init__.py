@@ -5,6 +5,7 @@ from callbacks.export import ExportPretrained
 from callbacks.learning_rate import LinearWarmupDecay, OneCycleLR
 from callbacks.lr_range_test import LRRangeTest
 from callbacks.monitor import SparsityMonitor, StepMonitor
+from callbacks.progress import StepProgressBar
 from callbacks.random_state import RandomState
 from callbacks.run_summary import RunSummary
 from callbacks.sparse_training import RigL, SparseTraining, StaticSparsity
@@ -22,4 +23,5 @@ __all__ = [
     "SparsityMonitor",
     "StaticSparsity",
     "StepMonitor",
+    "StepProgressBar",
 ]

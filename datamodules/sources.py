@@ -216,8 +216,9 @@ def _pieces(file: Path, column: str) -> Iterator[Piece]:
 
 def _materialise_docstrings(cache_dir: Path) -> Path:
     """The docstring corpus as a ``.txt`` file in the cache, one for each set of package versions."""
-    versions = sorted({f"{dist.name}=={dist.version}" for dist in importlib.metadata.distributions()})
-    key = hashlib.blake2b(repr((PACKAGES, versions, sys.version)).encode(), digest_size=8).hexdigest()
+    providers = importlib.metadata.packages_distributions()
+    versions = [(package, *map(importlib.metadata.version, sorted(set(providers.get(package, []))))) for package in PACKAGES]
+    key = hashlib.blake2b(repr((versions, sys.version)).encode(), digest_size=8).hexdigest()
     file = cache_dir / f"docstrings-{key}.txt"
     cache_dir.mkdir(parents=True, exist_ok=True)
     with FileLock(cache_dir / "docstrings.lock"):

@@ -8,13 +8,27 @@ from pytorch_lightning import LightningModule
 from torch import Tensor
 from torch.optim import Optimizer
 from torchmetrics import SumMetric
-from transformers import AutoConfig, AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from datamodules.text import MaskedLMBatch
 from lightning_modules.optimizers import adamw
 from objectives.masked_lm import check_family, label_count, masked_lm_logits, masked_lm_loss, unigram_loss
 
 Objective = Callable[[Tensor, MaskedLMBatch], Tensor]
+
+
+def tokenizer_fields(model_type: str, tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
+    """What a config must know of the tokenizer: its size, and the special tokens that this family's config names."""
+    ids = {
+        "pad_token_id": tokenizer.pad_token_id,
+        "cls_token_id": tokenizer.cls_token_id,
+        "bos_token_id": tokenizer.cls_token_id,
+        "sep_token_id": tokenizer.sep_token_id,
+        "eos_token_id": tokenizer.sep_token_id,
+    }
+    default = AutoConfig.for_model(model_type)
+    named = {name: value for name, value in ids.items() if getattr(default, name, None) is not None}
+    return {"vocab_size": len(tokenizer)} | named
 
 
 class MaskedLanguageModel(LightningModule):
@@ -63,11 +77,10 @@ class MaskedLanguageModel(LightningModule):
         if self.hparams.pretrained is not None:
             self.model = self.load_pretrained(self.hparams.pretrained)
         else:
-            of_tokenizer = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
-            fields = of_tokenizer | self.hparams.config
+            fields = dict(self.hparams.config)
             model_type = fields.pop("model_type", "bert")
             check_family(model_type)
-            config = AutoConfig.for_model(model_type, **fields)
+            config = AutoConfig.for_model(model_type, **tokenizer_fields(model_type, tokenizer) | fields)
             self._check_fit(config, "the model")
             self.model = AutoModelForMaskedLM.from_config(config)
         self.model.train()

@@ -193,3 +193,18 @@ def test_an_original_hugging_face_model_has_a_perplexity(tmp_path: Path, text_da
     sums = [summed_loss(model, batch) for batch in data.val_dataloader()]
     expected = sum(loss for loss, _ in sums) / sum(count for _, count in sums)
     assert metrics["val/loss"] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("model_type", ["bert", "roberta", "distilbert", "modernbert"])
+def test_special_tokens_of_the_config_are_the_tokenizers(tmp_path: Path, text_data: Data, model_type: str) -> None:
+    sizes = {"bert": CONFIG, "roberta": CONFIG | {"max_position_embeddings": 40}, "modernbert": CONFIG}
+    sizes["distilbert"] = {"dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 64}
+    module = tiny_bert(config=sizes[model_type] | {"model_type": model_type})
+    data = text_data()
+    fit(tmp_path, data, [], max_steps=1, module=module)
+    config, tokenizer = module.model.config, data.tokenizer
+    assert (config.vocab_size, config.pad_token_id) == (len(tokenizer), tokenizer.pad_token_id)
+    wanted = {"cls": tokenizer.cls_token_id, "bos": tokenizer.cls_token_id}
+    wanted |= {"sep": tokenizer.sep_token_id, "eos": tokenizer.sep_token_id}
+    given = {name: getattr(config, f"{name}_token_id", None) for name in wanted}
+    assert all(given[name] in (None, wanted[name]) for name in wanted)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from sparsity import MaskSet, top_k_mask, zero_optimizer_state_
-from sparsity.masks import pack_bits, unpack_bits
+from sparsity.masks import pack_bits, unpack_bits, zero_where_off_
 
 SHAPES = [(1,), (7,), (8,), (9,), (3, 5), (2, 3, 7), (1, 1), (64, 33)]
 
@@ -130,3 +130,14 @@ def test_optimizer_state_is_zeroed_only_there_and_only_where_it_has_the_weights_
     for key in ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"):
         assert torch.equal(optimizer.state[weight][key], before[key] * ~where), key
         assert before[key].all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_what_is_off_becomes_zero_whatever_it_was(dtype: torch.dtype) -> None:
+    mask = torch.tensor([[True, False, True, False], [False, True, False, True]])
+    tensor = torch.tensor([[-1.5, torch.inf, 2.0, -3.0], [torch.nan, 0.5, -torch.inf, -0.0]], dtype=dtype)
+    for view, seen in ((tensor.clone(), mask), (tensor.clone().T, mask.T)):
+        expected = view.masked_fill(~seen, 0.0)
+        zero_where_off_(view, seen)
+        assert torch.equal(view, expected)
+        assert not torch.signbit(view[~seen]).any()

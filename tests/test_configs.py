@@ -92,3 +92,21 @@ def test_experiment_runs_at_tiny_size_on_local_text(
         zeros = sum(int((trainer.lightning_module.model.get_parameter(name) == 0).sum()) for name in sparse.masks)
         size = sum(mask.numel() for mask in sparse.masks.values())
         assert zeros >= round(sparse.sparsity * size) == size - sum(sparse.masks.nnz().values())
+
+
+@pytest.mark.parametrize("model", ["tiny", "modern_tiny"])
+@pytest.mark.parametrize("data", ["local", "docstrings"])
+def test_smaller_model_and_data_leave_nothing_of_the_larger(
+    model: str, data: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files overlay key by key, so a file names every key that another sets."""
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    files = [f"--model={CONFIGS}/model/{model}.yaml", f"--data={CONFIGS}/data/{data}.yaml"]
+    with pytest.raises(SystemExit):
+        train.main(["fit", f"--config={CONFIGS}/experiments/sparse_80_onecycle_lr.yaml", *files, "--print_config"])
+    shown = yaml.safe_load(capsys.readouterr().out)
+    alone = settings(CONFIGS / "model" / f"{model}.yaml")["init_args"]
+    assert shown["model"]["init_args"]["config"] == alone["config"]
+    assert shown["model"]["init_args"]["lr"] == 1e-3
+    assert shown["data"]["init_args"].items() >= settings(CONFIGS / "data" / f"{data}.yaml")["init_args"].items()
+    assert (shown["data"]["init_args"]["tokenizer"], shown["data"]["init_args"]["num_workers"]) == (None, 0)

@@ -118,6 +118,7 @@ def main(arguments: list[str] | None = None) -> TrifectaCLI:
     keep_freed_memory()
     transformers_logging.disable_progress_bar()
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # batches are made in milliseconds
+    warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated.*")  # Lightning on a newer torch
     torch.set_float32_matmul_precision("high")
     return TrifectaCLI(
         LightningModule,

@@ -1,83 +1,125 @@
-"""Tables of finished runs: ``python report.py RUNS …``. Reads nothing but each run's ``summary.json``."""
+"""Tables and plots of finished runs.
+
+``python report.py RUNS …`` reads each run's ``summary.json`` and nothing else: pretraining runs in one table, GLUE runs as they
+are published, with the spread behind every cell. ``python report.py budget --config FILE …`` says how many weights a fit would
+keep, ``python report.py budget DIRECTORY`` how many an exported model has, ``python report.py masks RUN [RUN]`` what masks look
+like. (Directories of runs with these names are ``./budget`` and ``./masks``.)
+"""
 
 import argparse
-import json
+import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import NoReturn, get_args
 
-from rich.console import Console
-from rich.table import Table
-
-# Column title → (key of the summary, dotted into its tables; format). A cell whose key is absent stays empty.
-COLUMNS = {
-    "model": ("experiment", "{}"),
-    "encoder\nzeros": ("sparsity.encoder", "{:.4f}"),
-    "model\nzeros": ("sparsity.model", "{:.4f}"),
-    "non-zeros": ("nonzeros", "{:,}"),
-    "eval\nloss": ("eval_loss", "{:.4f}"),
-    "perplexity": ("perplexity", "{:.2f}"),
-    "unigram\nloss": ("unigram_loss", "{:.4f}"),
-    "tokens/s": ("tokens_per_second", "{:,.0f}"),
-    "status": ("status", "{}"),
-}
+from reports.masks import masks_table
+from reports.results import (
+    own_results,
+    pretraining_table,
+    published_results,
+    results_table,
+    spread_table,
+    unfinished_table,
+)
+from reports.runs import newest_versions, read_runs
+from reports.tables import Format, Table
 
 
-def find_runs(paths: list[Path]) -> list[Path]:
-    """Directories of runs at or below ``paths``; of an experiment's versions the newest.
+class OneLineParser(argparse.ArgumentParser):
+    """A parser whose errors are one line, like all others."""
 
-    Raises:
-        FileNotFoundError: a path is not there or holds no run.
-    """
-    runs: list[Path] = []
-    for path in paths:
-        found = {summary.parent for summary in path.rglob("summary.json")}
-        if not found:
-            raise FileNotFoundError(f"{path}: no summary.json there or below")
-        newest: dict[Path, Path] = {}
-        for run in sorted(found, key=lambda run: (len(run.name), run.name)):
-            newest[run.parent] = run
-        runs += sorted(newest.values())
-    return runs
+    def __init__(self, command: str, description: str | None) -> None:
+        super().__init__(f"report.py{command}", description=description, allow_abbrev=False)
+        self.add_argument("--format", choices=get_args(Format), default="terminal", help="how tables are printed")
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
 
 
-def cell(summary: dict[str, Any], key: str, template: str) -> str:
-    """One figure of a run as text; empty where the run does not have it."""
-    value: Any = summary
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    return "" if value is None else template.format(value)
+def show(tables: list[Table], form: Format) -> None:
+    """Print tables, an empty line between two."""
+    print("\n".join(table.render(form) for table in tables), end="")
 
 
-def runs_table(summaries: list[dict[str, Any]]) -> Table:
-    """One row a run; the status where not all have finished."""
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    unfinished = any(summary.get("status") != "finished" for summary in summaries)
-    columns = {title: spec for title, spec in COLUMNS.items() if title != "status" or unfinished}
-    for title in columns:
-        table.add_column(title, justify="left" if title in ("model", "status") else "right")
-    for summary in summaries:
-        table.add_row(*(cell(summary, *spec) for spec in columns.values()))
-    return table
+def report_runs(arguments: list[str]) -> None:
+    """Print the tables of runs and where their files are; what cannot be read is named on stderr and left out."""
+    parser = OneLineParser("", __doc__)
+    parser.add_argument("runs", type=Path, nargs="+", help="directories of runs, experiments, sweeps or of all runs")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw the runs of each task and model (.png, .pdf)")
+    options = parser.parse_args(arguments)
+    runs, complaints = read_runs(options.runs)
+    for complaint in complaints:
+        print(complaint, file=sys.stderr)
+    if not runs:
+        raise ValueError(f"{', '.join(map(str, options.runs))}: no summary.json there that can be read")
+    pretraining = newest_versions(run for run in runs if run.task is None)
+    own = own_results(runs)
+    candidates = [results_table([*published_results(), *own]), spread_table(runs)] if own else []
+    candidates += [unfinished_table(runs), pretraining_table(pretraining)]
+    show([table for table in candidates if table.rows], options.format)
+    if options.format == "terminal":
+        for run in pretraining:
+            exported = ", Hugging Face model in export/" if (run.directory / "export").is_dir() else ""
+            print(f"{run.directory}: TensorBoard events{exported}")
+        print("Curves: make tensorboard, then http://localhost:6006")
+    if options.plot is not None:
+        from reports.plot import save_spread  # only here, for the time that matplotlib takes
+
+        save_spread(runs, options.plot)
+
+
+def report_budget(arguments: list[str]) -> None:
+    """Print what a fit would keep, or what an exported model has."""
+    parser = OneLineParser(
+        " budget",
+        "With the options of a fit (--config FILE …): shape, density and non-zeros of each tensor that it would start with, "
+        "without data. With the directory of an exported model: the same, counted in its file.",
+    )
+    parser.add_argument("--vocabulary_size", type=int, default=30522, help="where neither config nor tokenizer says it")
+    options, rest = parser.parse_known_args(arguments)
+    if not rest:
+        parser.error("options of a fit (--config FILE …) or the directory of an exported model expected")
+    from reports.budget import exported_budget, planned_budget  # only here, for the time that Lightning takes
+
+    if rest[0].startswith("-"):
+        show(planned_budget(rest, options.vocabulary_size), options.format)
+    elif len(rest) == 1:
+        show(exported_budget(Path(rest[0])), options.format)
+    else:
+        parser.error(f"one directory of an exported model expected, got {' '.join(rest)}")
+
+
+def report_masks(arguments: list[str]) -> None:
+    """Print the masks of a run, and their overlap with those of another."""
+    parser = OneLineParser(" masks", "Masks of a run, or of an exported model, and their overlap with those of another.")
+    parser.add_argument("run", type=Path, help="runs/EXPERIMENT/version_N, or an exported directory")
+    parser.add_argument("other", type=Path, nargs="?", help="another one with masks of the same tensors")
+    options = parser.parse_args(arguments)
+    show([masks_table(options.run, options.other)], options.format)
+
+
+COMMANDS = {"budget": report_budget, "masks": report_masks}
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Print the table and where each run's files are."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("runs", type=Path, nargs="+", help="directories of runs, experiments or of all runs")
-    runs = find_runs(parser.parse_args(arguments).runs)
-    console = Console()
-    console.print(runs_table([json.loads((run / "summary.json").read_text(encoding="utf-8")) for run in runs]))
-    for run in runs:
-        console.print(
-            f"{run}: TensorBoard events" + (", Hugging Face model in export/" if (run / "export").is_dir() else "")
-        )
-    console.print("Curves: make tensorboard, then http://localhost:6006")
+    """Report on runs, or what the first argument names."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    command = COMMANDS.get(arguments[0]) if arguments else None
+    if command is not None:
+        command(arguments[1:])
+    else:
+        report_runs(arguments)
+
+
+def run(arguments: list[str] | None = None) -> None:
+    """:func:`main`; the user's mistakes end with one line, and with the traceback where TRIFECTA_TRACEBACK is set."""
+    try:
+        main(arguments)
+    except (ValueError, OSError) as error:
+        if os.environ.get("TRIFECTA_TRACEBACK"):
+            raise
+        sys.exit(f"error: {' '.join(str(error).split())}")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+    run()

@@ -4,7 +4,6 @@ Subcommands ``fit``, ``validate``, ``test`` and ``predict`` are Lightning's; ``-
 """
 
 import contextlib
-import ctypes
 import os
 import re
 import sys
@@ -13,6 +12,7 @@ from argparse import ArgumentError
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
@@ -23,17 +23,16 @@ from transformers.utils import logging as transformers_logging
 
 import datamodules  # noqa: F401  (short class names resolve in YAML)
 import lightning_modules  # noqa: F401
-from callbacks import ExportPretrained, RandomState, RunSummary, SparsityMonitor, StepMonitor, StepProgressBar
-
-
-def keep_freed_memory() -> None:
-    """Let glibc reuse large buffers instead of returning them to the kernel: a third faster on a small BERT."""
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None)
-        if hasattr(libc, "mallopt"):
-            m_trim_threshold, m_mmap_max = -1, -4
-            libc.mallopt(m_mmap_max, 0)
-            libc.mallopt(m_trim_threshold, 2**31 - 1)
+from callbacks import (
+    ExportPretrained,
+    GlueSubmission,
+    RandomState,
+    RunSummary,
+    SparsityMonitor,
+    StepMonitor,
+    StepProgressBar,
+)
+from lightning_modules.cpu import keep_freed_memory, multiply_with_onednn
 
 
 class SaveRunConfig(SaveConfigCallback):
@@ -71,6 +70,7 @@ class TrifectaCLI(LightningCLI):
         parser.add_argument("--version", type=int | None, default=None, help="N of the run; null takes the next free one")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(ExportPretrained, "export")
+        parser.add_lightning_class_args(GlueSubmission, "submission")
         parser.set_defaults(
             {
                 "checkpoint.filename": "step={step}",
@@ -113,14 +113,17 @@ class TrifectaCLI(LightningCLI):
         return TensorBoardLogger(config.runs, name=config.experiment, version=version, default_hp_metric=False)
 
 
-def main(arguments: list[str] | None = None) -> TrifectaCLI:
-    """Parse ``arguments`` (the command line by default) and run the subcommand."""
+def main(arguments: list[str] | None = None, cli: type[TrifectaCLI] = TrifectaCLI) -> TrifectaCLI:
+    """Parse ``arguments`` (the command line by default) and run the subcommand, or do what ``cli`` does instead."""
     keep_freed_memory()
+    multiply_with_onednn()
     transformers_logging.disable_progress_bar()
+    datasets.disable_progress_bars()
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # batches are made in milliseconds
+    warnings.filterwarnings("ignore", ".*infer the batch indices.*")  # the rows of a submission carry their own
     warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated.*")  # Lightning on a newer torch
     torch.set_float32_matmul_precision("high")
-    return TrifectaCLI(
+    return cli(
         LightningModule,
         LightningDataModule,
         subclass_mode_model=True,

@@ -23,8 +23,13 @@ METHODS: dict[str, list[list[str]]] = {
     "dense": [],
     "static": [["StaticSparsity", "sparsity=0.8"]],
     "rigl": [["RigL", "sparsity=0.8"]],
+    "set": [["SET", "sparsity=0.8"]],
+    "rigl_global": [["GlobalRigL", "sparsity=0.8"]],
+    "gmp": [["GMP", "sparsity=0.8"]],
+    "ste": [["STE", "sparsity=0.8"]],
     "dense_kd": [DISTILLATION],
     "rigl_kd": [["RigL", "sparsity=0.8"], DISTILLATION],
+    "gmp_kd": [["GMP", "sparsity=0.8"], DISTILLATION],
 }
 
 
@@ -89,10 +94,9 @@ def main() -> None:
     runs.mkdir(parents=True, exist_ok=True)
     taught = [method for method in options.methods if DISTILLATION in METHODS[method]]
     for stage in ([method for method in options.methods if method not in taught], taught):
+        jobs = [(method, seed) for method in stage for seed in options.seeds]
         with ThreadPoolExecutor(options.parallel) as pool:
-            list(
-                pool.map(lambda job: fit(runs, *job, extra), [(method, seed) for method in stage for seed in options.seeds])
-            )
+            list(pool.map(lambda job: fit(runs, *job, extra), jobs))
     Console(width=140).print(results_table(runs, options.methods, options.seeds))
 
 

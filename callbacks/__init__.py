@@ -2,20 +2,40 @@
 
 from callbacks.distillation import KnowledgeDistillation
 from callbacks.export import ExportPretrained
+from callbacks.inherited_sparsity import InheritedSparsity
 from callbacks.learning_rate import LinearWarmupDecay, OneCycleLR
 from callbacks.lr_range_test import LRRangeTest
 from callbacks.monitor import SparsityMonitor, StepMonitor
 from callbacks.progress import StepProgressBar
 from callbacks.random_state import RandomState
 from callbacks.run_summary import RunSummary
-from callbacks.sparse_training import RigL, SparseTraining, StaticSparsity
+from callbacks.sparse_training import (
+    GMP,
+    SET,
+    STE,
+    GlobalRigL,
+    Movement,
+    OneShot,
+    RigL,
+    SparseTraining,
+    StaticSparsity,
+)
+from callbacks.submission import GlueSubmission
 
 __all__ = [
+    "GMP",
+    "SET",
+    "STE",
     "ExportPretrained",
+    "GlobalRigL",
+    "GlueSubmission",
+    "InheritedSparsity",
     "KnowledgeDistillation",
     "LRRangeTest",
     "LinearWarmupDecay",
+    "Movement",
     "OneCycleLR",
+    "OneShot",
     "RandomState",
     "RigL",
     "RunSummary",

@@ -7,7 +7,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
-from objectives.distillation import distillation_loss, teacher_probabilities
+from objectives.distillation import distillation_loss, regression_distillation_loss, teacher_probabilities
 from objectives.masked_lm import IGNORE_INDEX
 from sparsity.schedules import linear
 
@@ -73,9 +73,12 @@ class KnowledgeDistillation(Callback):
         pl_module.objective = objective
 
     def loss(self, pl_module: LightningModule, logits: Tensor, batch: dict[str, Tensor], temperature: float) -> Tensor:
-        """T² · KL from the teachers' mixture to the student whose ``logits`` these are."""
+        """T² · KL from the teachers' mixture to the student whose ``logits`` these are; of scores the squared distance."""
         with torch.no_grad():
             taught = [pl_module.predict_logits(teacher, batch) for teacher in self.teachers]
+        if logits.size(1) == 1:
+            return regression_distillation_loss(logits, taught, self.weights)
+        with torch.no_grad():
             size = min(z.size(1) for z in (logits, *taught))  # a vocabulary may be padded beyond the tokens
             target = teacher_probabilities([z[:, :size] for z in taught], self.weights, temperature)
         return distillation_loss(logits[:, :size], target, temperature, (batch["labels"] != IGNORE_INDEX).flatten())

@@ -65,6 +65,6 @@ class ExportPretrained(Callback):
 
 
 def made_by(sparse: SparseTraining, step: int) -> dict[str, object]:
-    """The method, its settings and the step, for the record."""
+    """The method, its settings, the step and what each tensor started with, for the record."""
     settings = {field.name: getattr(sparse, field.name) for field in dataclasses.fields(sparse)}
-    return {"method": type(sparse).__name__, "step": step, **settings}
+    return {"method": type(sparse).__name__, "step": step, **settings, "initial_nnz": sparse.initial_nnz}

@@ -4,6 +4,7 @@ import matplotlib
 
 matplotlib.use("Agg")  # figures go to TensorBoard, never to a screen
 import time
+from collections.abc import Mapping
 
 import torch
 from matplotlib.figure import Figure
@@ -12,6 +13,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
 from callbacks.sparse_training import SparseTraining, embedding_parameters, encoder_weights, sparse_training
+from sparsity.statistics import dead_neurons, dead_rows
 
 
 def sparsity_totals(model: torch.nn.Module, sparse: SparseTraining | None) -> dict[str, float]:
@@ -27,6 +29,15 @@ def sparsity_totals(model: torch.nn.Module, sparse: SparseTraining | None) -> di
         group: sum(zeros.get(name, 0) for name in parameters) / sum(p.numel() for p in parameters.values())
         for group, parameters in groups.items()
         if parameters
+    }
+
+
+def dead_counts(model: torch.nn.Module, masks: Mapping[str, Tensor]) -> dict[str, int]:
+    """``dead_neurons`` (inputs and outputs of linear layers) and ``dead_embedding_rows`` that have no weight on."""
+    tables = embedding_parameters(model)
+    return {
+        "dead_neurons": dead_neurons({name: mask for name, mask in masks.items() if name not in tables}),
+        "dead_embedding_rows": sum(dead_rows(mask) for name, mask in masks.items() if name in tables),
     }
 
 
@@ -62,7 +73,7 @@ class SparsityMonitor(Callback):
         self._log(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.training or (trainer.validating and trainer.state.fn == "fit" and not trainer.sanity_checking):
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._log(trainer, pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
@@ -75,7 +86,7 @@ class SparsityMonitor(Callback):
         if sparse is None or not trainer.is_global_zero:
             return
         density = {name: nnz / sparse.masks[name].numel() for name, nnz in sparse.masks.nnz().items()}
-        totals = sparsity_totals(pl_module.model, sparse)
+        totals = sparsity_totals(pl_module.model, sparse) | dead_counts(pl_module.model, sparse.masks)
         scalars = {f"sparsity/{group}": value for group, value in totals.items()}
         scalars |= {f"sparsity/density/{name}": value for name, value in density.items()}
         for logger in trainer.loggers:

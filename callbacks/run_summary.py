@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_backwa
 from callbacks.monitor import sparsity_totals
 from callbacks.sparse_training import sparse_training
 
+EVALUATION = {"val/loss": "eval_loss", "val/perplexity": "perplexity", "val/unigram_loss": "unigram_loss"}
 PACKAGES = ("torch", "pytorch-lightning", "transformers", "datasets", "torchmetrics")
 # the one fused attention that torch does not count
 flop_registry.setdefault(torch.ops.aten._scaled_dot_product_flash_attention_for_cpu, sdpa_flop)
@@ -35,6 +36,11 @@ def revision() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return answer.stdout.strip()
+
+
+def _finite(value: Tensor) -> float | None:
+    """A number, or None for what JSON has no number for: a loss that has diverged, a correlation with a constant."""
+    return float(value) if bool(value.isfinite()) else None
 
 
 def peak_memory_mb() -> float:
@@ -85,9 +91,14 @@ class RunSummary(Callback):
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
         self._tick(training=False)
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        names = {"val/loss": "eval_loss", "val/perplexity": "perplexity", "val/unigram_loss": "unigram_loss"}
-        self.results |= {key: metrics[name] for name, key in names.items() if name in metrics}
+        metrics = {name: _finite(value) for name, value in trainer.callback_metrics.items()}
+        self.results |= {key: metrics[name] for name, key in EVALUATION.items() if name in metrics}
+        if "val/degenerate" in metrics:
+            self.results["degenerate"] = bool(metrics.pop("val/degenerate"))
+            scores = {name.removeprefix("val/"): value for name, value in metrics.items() if name.startswith("val/")}
+            self.results["metrics"] = {
+                name: value for name, value in scores.items() if f"val/{name}" not in EVALUATION and value is not None
+            }
         self.results["eval_step"] = trainer.global_step
         self._write(trainer, pl_module, "running")
 
@@ -139,6 +150,8 @@ class RunSummary(Callback):
             "parameters": parameters,
             "nonzeros": parameters - zeros,
             "sparsity": sparsity_totals(pl_module.model, sparse),
+            "task": task.name if (task := getattr(trainer.datamodule, "task", None)) is not None else None,
+            "pretrained": pl_module.hparams.get("pretrained"),
             **self.results,
             "peak_memory_mb": round(peak_memory_mb(), 1),
             "versions": {"python": platform.python_version()}

@@ -1,22 +1,18 @@
 """Sparse training around the optimizer step.
 
 The model stays an ordinary one. Before every optimizer step, after accumulation, the reduction over ranks and the unscaling
-of mixed precision, and before clipping, the gradients of weights that are off are set to zero; on update steps the method
-changes the masks instead, and the weight step is skipped.
+of mixed precision, and before clipping, the method changes the masks where it is time to, and the gradients of weights that
+are off are set to zero. Methods differ in two ways around the step: SET and RigL skip the weight step at an update; a
+straight-through method puts the dense weights in for the step alone, and chooses masks after it.
 """
 
-from typing import Any
-
-import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
-from pytorch_lightning.utilities import rank_zero_warn
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
-from sparsity import MaskSet, SparseMethod, methods, zero_optimizer_state_
-from sparsity.methods import seeded_generator
+from sparsity import MaskSet, SparseStepping, methods
 
 
 def encoder_weights(model: PreTrainedModel) -> dict[str, nn.Parameter]:
@@ -34,24 +30,23 @@ def embedding_parameters(model: PreTrainedModel) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if "embeddings" in name.split(".")}
 
 
-class SparseTraining(SparseMethod, Callback):
-    """Holds the masks of a :class:`~sparsity.SparseMethod` while a model trains.
+def total_steps(trainer: Trainer) -> int:
+    """Optimizer steps of the whole fit, also where its length is given in epochs."""
+    if trainer.max_steps > 0:
+        return trainer.max_steps
+    steps = trainer.estimated_stepping_batches
+    if steps == float("inf"):
+        raise ValueError(
+            "a sparse-training schedule needs the length of the run: set trainer.max_steps or trainer.max_epochs"
+        )
+    return int(steps)
+
+
+class SparseTraining(SparseStepping, Callback):
+    """Runs a :class:`~sparsity.SparseMethod` while a model trains: says when; the method and its stepping say what.
 
     A concrete callback derives from this class and from the method: ``class RigL(SparseTraining, methods.RigL)``.
-
-    Attributes:
-        masks: by parameter name in the Hugging Face model; None before the fit starts.
-        initial_nnz: weights that were on at the start, by name.
-        explored: weights that have ever been on, by name.
-        last_update: drop fraction and churn of the latest mask update; empty before the first.
     """
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.masks: MaskSet | None = None
-        self.explored: MaskSet | None = None
-        self.initial_nnz: dict[str, int] = {}
-        self.last_update: dict[str, float] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if sum(isinstance(callback, SparseTraining) for callback in trainer.callbacks) > 1:
@@ -61,14 +56,14 @@ class SparseTraining(SparseMethod, Callback):
                 f"{type(self).__name__} needs whole weights on every device (one device or DDP), "
                 f"not {type(trainer.strategy).__name__}"
             )
-        parameters = dict(pl_module.model.named_parameters())
+        self._max_steps = total_steps(trainer)
+        weights = dict(pl_module.model.named_parameters())
         if self.masks is None:
-            self.masks = self.draw_masks(pl_module.model)
-            self.explored = MaskSet(self.masks)
-            self.initial_nnz = self.masks.nnz()
+            self.begin(weights, self.draw_masks(pl_module.model))
         else:
-            self.masks, self.explored = self.masks.to_parameters(parameters), self.explored.to_parameters(parameters)
-        self.masks.zero_weights_(parameters)
+            self.resume(weights)
+        for optimizer in trainer.optimizers if self.straight_through else ():
+            optimizer.register_step_post_hook(lambda *_: self._after_step(trainer, pl_module))
 
     def draw_masks(self, model: PreTrainedModel) -> MaskSet:
         """The masks this method starts from in ``model``.
@@ -76,6 +71,10 @@ class SparseTraining(SparseMethod, Callback):
         Raises:
             ValueError: no target matches, or the sparsity cannot be met in the scope.
         """
+        return self.initial_masks(*self.weights_in_scope(model))
+
+    def weights_in_scope(self, model: PreTrainedModel) -> tuple[dict[str, nn.Parameter], int]:
+        """The weights of ``model`` that become sparse, by name, and the number of parameters the budget is counted in."""
         weights = encoder_weights(model)
         if self.targets:
             matrices = {name: parameter for name, parameter in model.named_parameters() if parameter.dim() >= 2}
@@ -84,67 +83,72 @@ class SparseTraining(SparseMethod, Callback):
             "tensors": weights,
             "encoder": encoder_weights(model),
             "model": dict(model.named_parameters()),
-        }[self.scope]
+        }["model" if self.nonzeros is not None else self.scope]
         if outside := weights.keys() - scope.keys():
             raise ValueError(f"scope {self.scope!r} does not hold {min(outside)}; state the sparsity of the model instead")
-        return self.initial_masks(weights, sum(parameter.numel() for parameter in scope.values()))
+        return weights, sum(parameter.numel() for parameter in scope.values())
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        parameters = dict(pl_module.model.named_parameters())
-        step = trainer.global_step
-        if not self.update_due(step, trainer.max_steps):
-            self.masks.zero_gradients_(parameters)
-        elif not all(bool(parameters[name].grad.isfinite().all()) for name in self.masks):
-            rank_zero_warn(f"step {step}: a gradient is not finite; the mask update is skipped")
-            self.masks.zero_gradients_(parameters)
-        else:
-            self._update_masks(step, trainer.max_steps, parameters, optimizer)
+        weights, step, last_update = dict(pl_module.model.named_parameters()), trainer.global_step, self.last_update
+        if self.before_step(weights, optimizer.state, step, self._max_steps):
             for parameter in pl_module.parameters():
-                parameter.grad = None  # the weight step of an update step is skipped
-            for logger in trainer.loggers:
-                logger.log_metrics({f"rigl/{name}": value for name, value in self.last_update.items()}, step)
+                parameter.grad = None  # the weights rest at this step
+        if self.last_update is not last_update:
+            self._log(trainer)
 
-    @torch.no_grad()
-    def _update_masks(self, step: int, max_steps: int, parameters: dict[str, Tensor], optimizer: Optimizer) -> None:
-        fraction = self.drop_fraction_at(step, max_steps)
-        moved = on = explored = 0
-        for name, mask in self.masks.items():
-            weight = parameters[name]
-            generator = seeded_generator(f"{name}@{step}", self.seed)
-            updated = self.update_mask(weight, mask, weight.grad, fraction, generator)
-            changed = updated ^ mask
-            weight.masked_fill_(changed, 0.0)  # what went is off; what came starts at zero
-            zero_optimizer_state_(optimizer.state[weight], changed)
-            self.masks.replace(name, updated)
-            self.explored.replace(name, self.explored[name] | updated)
-            moved, on = moved + int((changed & updated).sum()), on + int(updated.sum())
-            explored += int(self.explored[name].sum())
-        size = sum(mask.numel() for mask in self.masks.values())
-        self.last_update = {"drop_fraction": fraction, "churn": moved / max(on, 1), "explored": explored / size}
+    def _after_step(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        step, last_update = trainer.global_step, self.last_update
+        self.after_step(dict(pl_module.model.named_parameters()), step, self._max_steps)
+        if self.last_update is not last_update and (step + 1) % trainer.log_every_n_steps == 0:
+            self._log(trainer)
 
-    def state_dict(self) -> dict[str, Any]:
-        if self.masks is None:
-            return {}
-        return {
-            "masks": self.masks.state_dict(),
-            "explored": self.explored.state_dict(),
-            "initial_nnz": self.initial_nnz,
-            "last_update": self.last_update,
-        }
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        if self.dense_in:
+            self._after_step(trainer, pl_module)  # mixed precision skipped the step, and with it the optimizer's hook
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if state_dict:
-            self.masks = MaskSet.from_state_dict(state_dict["masks"])
-            self.explored = MaskSet.from_state_dict(state_dict["explored"])
-            self.initial_nnz, self.last_update = state_dict["initial_nnz"], state_dict["last_update"]
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if self.dense_in:
+            self._after_step(trainer, pl_module)  # so that what is saved now is sparse too
+
+    def _log(self, trainer: Trainer) -> None:
+        for logger in trainer.loggers:
+            logger.log_metrics(
+                {f"{self.tag}/{name}": value for name, value in self.last_update.items()}, trainer.global_step
+            )
 
 
-class StaticSparsity(SparseTraining):
+class StaticSparsity(SparseTraining, methods.Static):
     """Fixed masks: the baseline every dynamic method must beat."""
+
+
+class SET(SparseTraining, methods.SET):
+    """SET (Mocanu et al. 2018): drop by magnitude, grow at random, nnz of every tensor constant."""
 
 
 class RigL(SparseTraining, methods.RigL):
     """RigL (Evci et al. 2020): drop by magnitude, grow by gradient magnitude, nnz of every tensor constant."""
+
+
+class GlobalRigL(SparseTraining, methods.GlobalRigL):
+    """RigL that drops and grows over all tensors at once; the total nnz is constant."""
+
+
+class GMP(SparseTraining, methods.GMP):
+    """Gradual magnitude pruning (Zhu and Gupta 2017): from dense to sparse along a cubic curve."""
+
+
+class OneShot(SparseTraining, methods.OneShot):
+    """One-shot magnitude pruning: dense until one step, sparse after it."""
+
+
+class STE(SparseTraining, methods.STE):
+    """Straight-through magnitude pruning: dense weights are trained, the model has the largest of them."""
+
+
+class Movement(SparseTraining, methods.Movement):
+    """Movement pruning (Sanh et al. 2020), for finetuning: weights that move towards zero go."""
 
 
 def sparse_training(trainer: Trainer) -> SparseTraining | None:

@@ -1,7 +1,8 @@
 """Where batches come from."""
 
+from datamodules.glue import GLUEDataModule
 from datamodules.masking import Masking
 from datamodules.sources import TextSource
 from datamodules.text import TextDataModule
 
-__all__ = ["Masking", "TextDataModule", "TextSource"]
+__all__ = ["GLUEDataModule", "Masking", "TextDataModule", "TextSource"]

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
-from filelock import FileLock
 
+from datamodules.cache import build_once
 from datamodules.docstrings import PACKAGES, docstring_documents
 
 DOCSTRINGS = "docstrings"
@@ -137,14 +137,14 @@ def _check_column(path: str | Path, column: str, columns: list[str]) -> None:
 def _open_files(source: TextSource, files: list[Path], cache_dir: Path) -> OpenSource:
     digest = hashlib.blake2b(source.column.encode(), digest_size=16)
     for file in files:
-        digest.update(file.suffix.encode() + _content_digest(file, cache_dir))
+        digest.update(file.suffix.encode() + content_digest(file, cache_dir))
     for file in files:
         if file.suffix != ".txt" and (columns := _columns(file)):
             _check_column(file, source.column, columns)
     return OpenSource(digest.hexdigest(), lambda: (piece for file in files for piece in _pieces(file, source.column)))
 
 
-def _content_digest(file: Path, cache_dir: Path) -> bytes:
+def content_digest(file: Path, cache_dir: Path) -> bytes:
     """Digest of a checked file's bytes; read once, and again only where its size or time of change is another."""
     stat = file.stat()
     identity = repr((str(file.resolve()), stat.st_size, stat.st_mtime_ns)).encode()
@@ -219,13 +219,10 @@ def _materialise_docstrings(cache_dir: Path) -> Path:
     providers = importlib.metadata.packages_distributions()
     versions = [(package, *map(importlib.metadata.version, sorted(set(providers.get(package, []))))) for package in PACKAGES]
     key = hashlib.blake2b(repr((versions, sys.version)).encode(), digest_size=8).hexdigest()
-    file = cache_dir / f"docstrings-{key}.txt"
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    with FileLock(cache_dir / "docstrings.lock"):
-        if not file.exists():
-            partial = file.with_suffix(".partial")
-            with partial.open("w", encoding="utf-8") as stream:
-                for paragraphs in docstring_documents():
-                    stream.write("\n".join(paragraphs) + "\n\n")
-            partial.replace(file)
-    return file
+    return build_once(cache_dir / f"docstrings-{key}", _write_docstrings) / "docstrings.txt"
+
+
+def _write_docstrings(directory: Path) -> None:
+    with (directory / "docstrings.txt").open("w", encoding="utf-8") as stream:
+        for paragraphs in docstring_documents():
+            stream.write("\n".join(paragraphs) + "\n\n")

@@ -1,24 +1,23 @@
 """Masked-language-model batches from text."""
 
-import os
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any, TypedDict
+from collections.abc import Sequence
+from typing import TypedDict
 
 import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerFast
 
+from datamodules.cache import cache_directory
 from datamodules.masking import Masking, Vocabulary, mask_tokens
 from datamodules.sources import OpenSource, open_source, text_source
+from datamodules.streams import EvaluationSampler, ResumableLoader, StreamSampler, loader_options, run_seed
 from datamodules.token_cache import TokenCorpus, TokenStream, token_corpus
 from datamodules.tokenizers import cached_tokenizer, load_tokenizer, vocabulary
 from objectives.masked_lm import IGNORE_INDEX, unigram_log_probabilities
 
-NULL_EXAMPLE = -1
 VALIDATION_SEED = 0
 
 
@@ -73,72 +72,6 @@ class MaskedLMDataset(Dataset[MaskedLMBatch]):
         )
 
 
-class StreamSampler(DistributedSampler):
-    """An endless shuffled stream of indices, of which every batch is a function of its number.
-
-    Epoch e of the stream is a permutation drawn from (seed, e). Batch b of all ranks together is the same set of examples
-    for any number of ranks and any accumulation, and can start at any b.
-
-    Args:
-        size: examples in the dataset.
-        batch_size: examples a rank and batch.
-        batches: length of the stream in batches.
-        rank: of this process.
-        ranks: number of processes.
-        seed: of the permutations.
-    """
-
-    def __init__(self, size: int, batch_size: int, batches: int, rank: int, ranks: int, seed: int) -> None:
-        super().__init__(range(size), num_replicas=ranks, rank=rank)
-        self.size, self.batch_size, self.batches, self.stream_seed = size, batch_size, batches, seed
-        self.first_batch = 0
-
-    def __len__(self) -> int:
-        return self.batches * self.batch_size
-
-    def __iter__(self) -> Iterator[int]:
-        epoch, order = -1, np.empty(0, np.int64)
-        for batch in range(self.first_batch, self.batches):
-            first = (batch * self.num_replicas + self.rank) * self.batch_size
-            for draw in range(first, first + self.batch_size):
-                if draw // self.size != epoch:
-                    epoch = draw // self.size
-                    order = np.random.default_rng([self.stream_seed, epoch]).permutation(self.size)
-                yield epoch * self.size + int(order[draw % self.size])
-
-
-class EvaluationSampler(DistributedSampler):
-    """Every example once over all ranks; ranks that would run short get null examples, so that all do as many batches."""
-
-    def __init__(self, size: int, rank: int, ranks: int) -> None:
-        super().__init__(range(size), num_replicas=ranks, rank=rank)
-
-    def __iter__(self) -> Iterator[int]:
-        size = len(self.dataset)
-        for index in range(self.rank, self.num_samples * self.num_replicas, self.num_replicas):
-            yield index if index < size else NULL_EXAMPLE
-
-
-class ResumableLoader(DataLoader):
-    """A loader over a :class:`StreamSampler` that Lightning saves and continues in the middle of the stream."""
-
-    served = 0
-
-    def __iter__(self) -> Iterator[Any]:
-        self.sampler.first_batch = self.served
-        for batch in super().__iter__():
-            self.served += 1
-            yield batch
-
-    def state_dict(self) -> dict[str, int]:
-        """How many batches have been handed out."""
-        return {"served": self.served}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue after the batches that were handed out."""
-        self.served = state["served"]
-
-
 class TextDataModule(LightningDataModule):
     """Text for masked-LM pretraining: sources, tokenizer, token cache, dynamic masking.
 
@@ -185,8 +118,7 @@ class TextDataModule(LightningDataModule):
         self.length, self.batch_size, self.eval_batch_size = length, batch_size, eval_batch_size or batch_size
         self.validation_share, self.masking = validation_share, masking
         self.seed, self.num_workers = seed, num_workers
-        default = os.environ.get("TRIFECTA_CACHE") or Path.home() / ".cache" / "trifecta"
-        self.cache_dir = Path(cache_dir or default)
+        self.cache_dir = cache_directory(cache_dir)
         self.tokenizer: PreTrainedTokenizerFast | None = None
 
     def prepare_data(self) -> None:
@@ -222,29 +154,23 @@ class TextDataModule(LightningDataModule):
         return unigram_log_probabilities(torch.from_numpy(self.corpus.train_counts))
 
     def train_dataloader(self) -> ResumableLoader:
-        trainer = self.trainer
-        seed = self.seed if self.seed is not None else int(os.environ.get("PL_GLOBAL_SEED", 0))
+        trainer, seed = self.trainer, run_seed(self.seed)
         dataset = MaskedLMDataset(self.corpus.train, self.length, self.tokenizer, self.masking, seed)
         batches = trainer.max_steps * trainer.accumulate_grad_batches
         sampler = StreamSampler(len(dataset), self.batch_size, batches, trainer.global_rank, trainer.world_size, seed)
-        return ResumableLoader(dataset, self.batch_size, sampler=sampler, **self._loader_options())
+        return ResumableLoader(
+            dataset, self.batch_size, sampler=sampler, collate_fn=_already_a_batch, **loader_options(self.num_workers)
+        )
 
     def val_dataloader(self) -> DataLoader:
         dataset = MaskedLMDataset(self.corpus.validation, self.length, self.tokenizer, Masking(), VALIDATION_SEED)
         sampler = EvaluationSampler(len(dataset), self.trainer.global_rank, self.trainer.world_size)
-        return DataLoader(dataset, self.eval_batch_size, sampler=sampler, **self._loader_options())
+        return DataLoader(
+            dataset, self.eval_batch_size, sampler=sampler, collate_fn=_already_a_batch, **loader_options(self.num_workers)
+        )
 
     def test_dataloader(self) -> DataLoader:
         return self.val_dataloader()
-
-    def _loader_options(self) -> dict[str, Any]:
-        return {
-            "collate_fn": _already_a_batch,
-            "num_workers": self.num_workers,
-            "persistent_workers": self.num_workers > 0,
-            "pin_memory": torch.cuda.is_available(),
-            "generator": torch.Generator(),  # loaders otherwise draw from the global one, and a resumed run would differ
-        }
 
 
 def _already_a_batch(batch: MaskedLMBatch) -> MaskedLMBatch:

@@ -1,12 +1,10 @@
 """Text becomes tokens once: two memory-mapped integer files (training, validation) in a cache keyed by content.
 
-The build is safe against two builders (a lock) and against a crash half-way (it is made beside and renamed). Documents are
-joined into one stream, each ended by the separator token, so that a sample of any length is a slice.
+Documents are joined into one stream, each ended by the separator token, so that a sample of any length is a slice.
 """
 
 import hashlib
 import json
-import shutil
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,12 +12,12 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from transformers import PreTrainedTokenizerFast
 
+from datamodules.cache import build_once
 from datamodules.sources import OpenSource, Piece
 from datamodules.tokenizers import tokenizer_fingerprint
 
@@ -78,19 +76,7 @@ def token_corpus(
     """
     identity = [FORMAT, [source.fingerprint for source in sources], tokenizer_fingerprint(tokenizer), validation_share]
     key = hashlib.blake2b(json.dumps(identity).encode(), digest_size=12).hexdigest()
-    directory = cache_dir / f"tokens-{key}"
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{directory}.lock"):
-        if not directory.exists():
-            partial = Path(f"{directory}.partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir()
-            try:
-                _build(sources, tokenizer, validation_share, partial)
-            except BaseException:
-                shutil.rmtree(partial, ignore_errors=True)
-                raise
-            partial.rename(directory)
+    directory = build_once(cache_dir / f"tokens-{key}", lambda to: _build(sources, tokenizer, validation_share, to))
     dtype = json.loads((directory / "meta.json").read_text(encoding="utf-8"))["dtype"]
     train, validation = (TokenStream(directory / f"{split}.bin", dtype) for split in ("train", "validation"))
     return TokenCorpus(train, validation, np.load(directory / "train_counts.npy", allow_pickle=False))

@@ -2,16 +2,15 @@
 
 import hashlib
 import json
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 from tokenizers import BertWordPieceTokenizer
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast
 
+from datamodules.cache import build_once
 from datamodules.masking import Vocabulary
 
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -89,13 +88,7 @@ def cached_tokenizer(
     """:func:`train_tokenizer`, once for each corpus and size."""
     key = hashlib.blake2b(f"{fingerprint} {vocabulary_size}".encode(), digest_size=12).hexdigest()
     directory = cache_dir / f"tokenizer-{key}"
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{directory}.lock"):
-        if not directory.exists():
-            partial = Path(f"{directory}.partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            train_tokenizer(texts, vocabulary_size).save_pretrained(partial)
-            partial.rename(directory)
+    build_once(directory, lambda to: train_tokenizer(texts, vocabulary_size).save_pretrained(to))
     return load_tokenizer(str(directory))
 
 

@@ -1,5 +1,6 @@
 """What is optimised."""
 
 from lightning_modules.masked_language_model import MaskedLanguageModel
+from lightning_modules.sequence_classifier import SequenceClassifier
 
-__all__ = ["MaskedLanguageModel"]
+__all__ = ["MaskedLanguageModel", "SequenceClassifier"]

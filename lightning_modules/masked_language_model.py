@@ -8,9 +8,10 @@ from pytorch_lightning import LightningModule
 from torch import Tensor
 from torch.optim import Optimizer
 from torchmetrics import SumMetric
-from transformers import AutoConfig, AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from datamodules.text import MaskedLMBatch
+from datamodules.text import MaskedLMBatch, TextDataModule
+from lightning_modules.encoders import check_fit
 from lightning_modules.optimizers import adamw
 from objectives.masked_lm import check_family, label_count, masked_lm_logits, masked_lm_loss, unigram_loss
 
@@ -73,6 +74,9 @@ class MaskedLanguageModel(LightningModule):
         """Build or load the model, once; outside a trainer ``on_load_checkpoint`` does."""
         if self.model is not None or self._trainer is None:
             return
+        if not isinstance(self.trainer.datamodule, TextDataModule):
+            data = type(self.trainer.datamodule).__name__
+            raise ValueError(f"MaskedLanguageModel needs the data of a TextDataModule, not of {data}")
         tokenizer = self.trainer.datamodule.tokenizer
         if self.hparams.pretrained is not None:
             self.model = self.load_pretrained(self.hparams.pretrained)
@@ -81,7 +85,7 @@ class MaskedLanguageModel(LightningModule):
             model_type = fields.pop("model_type", "bert")
             check_family(model_type)
             config = AutoConfig.for_model(model_type, **tokenizer_fields(model_type, tokenizer) | fields)
-            self._check_fit(config, "the model")
+            check_fit(config, "the model", len(tokenizer), self.trainer.datamodule.length)
             self.model = AutoModelForMaskedLM.from_config(config)
         self.model.train()
         if self.hparams.compile_encoder:
@@ -98,20 +102,8 @@ class MaskedLanguageModel(LightningModule):
         except (OSError, ValueError) as error:
             raise ValueError(f"{path}: no masked language model there: {' '.join(str(error).split())[:200]}") from error
         check_family(model.config.model_type)
-        self._check_fit(model.config, path)
+        check_fit(model.config, path, len(self.trainer.datamodule.tokenizer), self.trainer.datamodule.length)
         return model
-
-    def _check_fit(self, config: PretrainedConfig, model: str) -> None:
-        tokens, length = len(self.trainer.datamodule.tokenizer), self.trainer.datamodule.length
-        if tokens > config.vocab_size:
-            raise ValueError(
-                f"the tokenizer has {tokens} tokens, {model} only {config.vocab_size}: give data.tokenizer the model's own"
-            )
-        positions = getattr(config, "max_position_embeddings", length)
-        if "roberta" in config.model_type or config.model_type == "camembert":
-            positions -= config.pad_token_id + 1  # RoBERTa counts positions from there
-        if length > positions:
-            raise ValueError(f"data.length is {length}, but {model} has positions for {positions} tokens only")
 
     def predict_logits(self, model: PreTrainedModel, batch: MaskedLMBatch) -> Tensor:
         """Logits (batch · masked, vocabulary) of any masked-LM model, a student or a teacher, at the masked positions."""

@@ -1,6 +1,6 @@
 """The optimizer of every module: AdamW with decoupled decay on matrices only."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from torch import nn
 from torch.optim import AdamW
@@ -13,16 +13,29 @@ def adamw(
     betas: tuple[float, float],
     eps: float,
     fused: bool,
+    scale: Callable[[nn.Parameter], float] = lambda parameter: 1.0,
 ) -> AdamW:
-    """AdamW (Loshchilov and Hutter 2019) without decay on biases and LayerNorms.
+    """AdamW (Loshchilov and Hutter 2019), bias-corrected, without decay on biases and LayerNorms.
 
     Args:
         parameters: all parameters of a model; frozen ones are left out.
+        lr: learning rate.
+        weight_decay: decoupled, of matrices.
+        betas: of the two moments.
+        eps: of the denominator.
         fused: one kernel for all tensors; not with fp16 loss scaling, where it would unscale behind Lightning's back.
+        scale: factor of a parameter's learning rate.
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
-    groups = [
-        {"params": [parameter for parameter in trained if parameter.dim() >= 2], "weight_decay": weight_decay},
-        {"params": [parameter for parameter in trained if parameter.dim() < 2], "weight_decay": 0.0},
-    ]
-    return AdamW(groups, lr=lr, betas=betas, eps=eps, fused=fused)
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for decay, of_this_kind in ((weight_decay, lambda dim: dim >= 2), (0.0, lambda dim: dim < 2)):
+        for parameter in trained:
+            if of_this_kind(parameter.dim()):
+                groups.setdefault((decay, scale(parameter)), []).append(parameter)
+    return AdamW(
+        [{"params": group, "weight_decay": decay, "lr": lr * factor} for (decay, factor), group in groups.items()],
+        lr=lr,
+        betas=betas,
+        eps=eps,
+        fused=fused,
+    )

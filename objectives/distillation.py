@@ -40,3 +40,16 @@ def distillation_loss(student_logits: Tensor, target: Tensor, temperature: float
         per_row = per_row.masked_fill(~counted, 0.0)
         return temperature**2 * per_row.sum() / counted.sum().clamp(min=1)
     return temperature**2 * per_row.mean()
+
+
+def regression_distillation_loss(student: Tensor, teachers: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """Mean squared distance of the student's scores from the teachers' weighted mean; a temperature has no meaning here.
+
+    Args:
+        student: (N, 1) scores.
+        teachers: one (N, 1) tensor a teacher.
+        weights: one a teacher, non-negative; normalised to sum 1.
+    """
+    total = sum(weights)
+    target = torch.stack([weight / total * z.float() for z, weight in zip(teachers, weights, strict=True)]).sum(0)
+    return F.mse_loss(student.float(), target)

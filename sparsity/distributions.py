@@ -1,31 +1,47 @@
 """Distributions: how many weights each tensor keeps.
 
-Every function takes the shapes of the sparse tensors and the number of weights that all of them keep together, and returns
-one integer a tensor. The integers add up to that number exactly.
+Every function takes the sparse tensors and the number of weights that all of them keep together, and returns one integer a
+tensor. The integers add up to that number exactly; where weights come in units (blocks), to less than one unit.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Literal
 
+import torch
+from torch import Tensor
+
+from sparsity.masks import top_k_mask
+from sparsity.structures import Structure
+
 Shape = Sequence[int]
-Distribution = Literal["uniform", "erdos_renyi"]
+Distribution = Literal["uniform", "erdos_renyi", "global"]
 Scope = Literal["tensors", "encoder", "model"]
 
 
-def nonzero_budget(sparsity: float, sparse_size: int, scope_size: int) -> int:
-    """Weights the sparse tensors keep so that ``round(sparsity · scope_size)`` of a scope are zero.
+def nonzero_budget(sparsity: float | None, sparse_size: int, scope_size: int, nonzeros: int | None = None) -> int:
+    """Weights the sparse tensors keep so that ``round(sparsity · scope_size)`` of a scope are zero, or all but ``nonzeros``.
 
     Args:
-        sparsity: share of zeros wanted in the scope, in [0, 1).
+        sparsity: share of zeros wanted in the scope, in [0, 1); None where ``nonzeros`` is given.
         sparse_size: weights in the sparse tensors.
         scope_size: weights in the scope: the sparse tensors themselves, or more where the scope has dense parameters too.
+        nonzeros: weights of the scope that are not zero, instead of ``sparsity``.
 
     Raises:
-        ValueError: ``sparsity`` out of range, or more zeros wanted than the sparse tensors have weights.
+        ValueError: both or none given, out of range, or more zeros wanted than the sparse tensors have weights.
     """
-    if not 0 <= sparsity < 1:
+    if (sparsity is None) == (nonzeros is None):
+        raise ValueError(f"give either sparsity or nonzeros, got {sparsity} and {nonzeros}")
+    if nonzeros is not None:
+        if not scope_size - sparse_size <= nonzeros <= scope_size:
+            raise ValueError(
+                f"nonzeros: {nonzeros:,} of {scope_size:,} parameters wanted, {sparse_size:,} of which may be zero: from "
+                f"{scope_size - sparse_size} to {scope_size} is feasible, or make more tensors sparse"
+            )
+        return sparse_size - (scope_size - nonzeros)
+    if sparsity is None or not 0 <= sparsity < 1:
         raise ValueError(f"sparsity must be in [0, 1), got {sparsity}")
     zeros = round(sparsity * scope_size)
     if zeros > sparse_size:
@@ -36,16 +52,63 @@ def nonzero_budget(sparsity: float, sparse_size: int, scope_size: int) -> int:
     return sparse_size - zeros
 
 
-def uniform(shapes: Sequence[Shape], nnz: int) -> list[int]:
-    """The same density in every tensor, to rounding."""
+def fixed_nnz(name: str, size: int, structure: Structure, sparsity: float | None) -> int | None:
+    """Weights that tensor ``name`` of ``size`` keeps by its own ``sparsity`` or by its structure; None where neither says.
+
+    Raises:
+        ValueError: the two contradict each other.
+    """
+    if structure.density is not None:
+        if sparsity is not None and sparsity != 1 - structure.density:
+            raise ValueError(f"sparsities: {name} is {structure}: {float(1 - structure.density)}, not {sparsity}")
+        return int(size * structure.density)
+    if sparsity is None:
+        return None
+    units = size // structure.unit_size
+    return (units - round(sparsity * units)) * structure.unit_size
+
+
+def remaining_nnz(total: int, sizes: Mapping[str, int], fixed: Mapping[str, int], scope_size: int) -> int:
+    """What is left of ``total`` weights for the tensors that are not in ``fixed``.
+
+    Args:
+        total: weights that all tensors keep together.
+        sizes: of all tensors, by name.
+        fixed: weights that some of them keep, by name.
+        scope_size: weights in the scope of the budget, for the error.
+
+    Raises:
+        ValueError: less than nothing, or more than the other tensors have; says what the closest feasible budget is.
+    """
+    given, left = sum(fixed.values()), total - sum(fixed.values())
+    most = sum(size for name, size in sizes.items() if name not in fixed)
+    if 0 <= left <= most:
+        return left
+    zeros = sum(sizes.values()) - given - min(max(left, 0), most)
+    raise ValueError(
+        f"{len(fixed)} tensors keep {given:,} weights (by sparsities or N:M) and {len(sizes) - len(fixed)} others at most "
+        f"{most:,}, but {total:,} are wanted: the closest feasible is sparsity {zeros / scope_size} (nonzeros "
+        f"{scope_size - zeros}) of the {scope_size:,} parameters in scope"
+    )
+
+
+def uniform(shapes: Sequence[Shape], nnz: int, unit_sizes: Sequence[int] | None = None) -> list[int]:
+    """The same density in every tensor, to rounding.
+
+    Args:
+        shapes: of the tensors.
+        nnz: weights that all of them keep together.
+        unit_sizes: weights of each tensor that come and go together; 1 by default.
+    """
     sizes = [math.prod(shape) for shape in shapes]
-    return _apportion([Fraction(nnz * size, max(sum(sizes), 1)) for size in sizes], sizes, nnz)
+    return _apportion([Fraction(nnz * size, max(sum(sizes), 1)) for size in sizes], sizes, nnz, unit_sizes)
 
 
-def erdos_renyi(shapes: Sequence[Shape], nnz: int) -> list[int]:
+def erdos_renyi(shapes: Sequence[Shape], nnz: int, unit_sizes: Sequence[int] | None = None) -> list[int]:
     """Density proportional to ``sum(shape) / prod(shape)`` (Mocanu et al. 2018, eq. 3; Evci et al. 2020, section 3).
 
-    A tensor whose density would exceed 1 becomes dense and the scale is solved again for the others.
+    A tensor whose density would exceed 1 becomes dense and the scale is solved again for the others. Arguments as in
+    :func:`uniform`.
     """
     sizes = [math.prod(shape) for shape in shapes]
     dense: set[int] = set()
@@ -58,21 +121,52 @@ def erdos_renyi(shapes: Sequence[Shape], nnz: int) -> list[int]:
             break
         dense.update(saturated)
     quotas = [Fraction(sizes[index]) if index in dense else scale * sum(shapes[index]) for index in range(len(shapes))]
-    return _apportion(quotas, sizes, nnz)
+    return _apportion(quotas, sizes, nnz, unit_sizes)
 
 
-DISTRIBUTIONS: dict[Distribution, Callable[[Sequence[Shape], int], list[int]]] = {
+def globally(scores: Sequence[Tensor], nnz: int, unit_sizes: Sequence[int] | None = None) -> list[int]:
+    """As many as each tensor has among the ``nnz`` largest scores of all tensors; its largest counts in any case.
+
+    Args:
+        scores: of the weights of each tensor, any shape; the weights of a unit have the same score.
+        nnz: as in :func:`uniform`; likewise ``unit_sizes``.
+    """
+    if not scores:
+        return []
+    sizes = [score.numel() for score in scores]
+    flat = [score.flatten().clone() for score in scores]
+    for score in flat:
+        score[score.argmax()] = torch.inf  # no tensor dies while there are weights for all
+    selected = top_k_mask(torch.cat(flat), nnz).split(sizes)
+    return _apportion([Fraction(int(chosen.sum())) for chosen in selected], sizes, nnz, unit_sizes)
+
+
+DISTRIBUTIONS: dict[Distribution, Callable[[Sequence[Shape], int, Sequence[int] | None], list[int]]] = {
     "uniform": uniform,
     "erdos_renyi": erdos_renyi,
 }
+"""Those that need no more than shapes."""
 
 
-def _apportion(quotas: Sequence[Fraction], sizes: Sequence[int], total: int) -> list[int]:
-    """Integers that add up to ``total``, each its quota rounded down or up: largest remainders first, then by position."""
+def _apportion(
+    quotas: Sequence[Fraction], sizes: Sequence[int], total: int, unit_sizes: Sequence[int] | None = None
+) -> list[int]:
+    """Whole units that add up to ``total``: each quota rounded down, then a unit more to the largest remainders, by position.
+
+    Where units have more than one weight, less than the smallest of them can be left over.
+    """
     if not 0 <= total <= sum(sizes):
         raise ValueError(f"cannot keep {total:,} of {sum(sizes):,} weights")
-    counts = [math.floor(quota) for quota in quotas]
-    by_remainder = sorted(range(len(counts)), key=lambda index: (counts[index] - quotas[index], index))
-    for index in by_remainder[: total - sum(counts)]:
-        counts[index] += 1
+    units = [1] * len(quotas) if unit_sizes is None else list(unit_sizes)
+    counts = [math.floor(quota / unit) * unit for quota, unit in zip(quotas, units, strict=True)]
+    order = sorted(range(len(counts)), key=lambda index: ((counts[index] - quotas[index]) / units[index], index))
+    left = total - sum(counts)
+    given = True
+    while left and given:
+        given = False
+        for index in order:
+            if units[index] <= left and counts[index] + units[index] <= sizes[index]:
+                counts[index] += units[index]
+                left -= units[index]
+                given = True
     return counts

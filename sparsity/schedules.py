@@ -13,6 +13,13 @@ def cosine_drop_fraction(step: int, stop: float, initial: float) -> float:
     return initial / 2 * (1 + math.cos(math.pi * step / stop))
 
 
+def cubic(step: int, first: int, last: int) -> float:
+    """1 − (1 − (t − t₀) / (t₁ − t₀))³ from 0 at step ``first`` to 1 at step ``last`` (Zhu and Gupta 2017, eq. 1)."""
+    if step >= last:
+        return 1.0
+    return 1 - (1 - max(step - first, 0) / (last - first)) ** 3
+
+
 def linear(step: int, steps: int, first: float, last: float) -> float:
     """From ``first`` at step 0 to ``last`` at step ``steps`` in a straight line, and constant after."""
     return first + (last - first) * min(step / max(steps, 1), 1.0)

@@ -9,9 +9,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 
-from datamodules import TextDataModule
+from datamodules import GLUEDataModule, TextDataModule
 from datamodules.tokenizers import train_tokenizer
+from fake_glue import write_glue
+from helpers import CONFIG
 
 torch.set_num_threads(1)
 
@@ -70,3 +73,36 @@ def text_data(corpus: Path, tokenizer_dir: Path, tmp_path_factory: pytest.TempPa
     defaults = {"path": str(corpus), "tokenizer": str(tokenizer_dir), "cache_dir": str(cache)}
     defaults |= {"length": 16, "batch_size": 8, "seed": 0}
     return lambda **options: TextDataModule(**defaults | options)
+
+
+@pytest.fixture(scope="session")
+def glue_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All of GLUE, a few rows each; read only."""
+    return write_glue(tmp_path_factory.mktemp("glue"))
+
+
+@pytest.fixture(scope="session")
+def encoder_dir(tmp_path_factory: pytest.TempPathFactory, tokenizer_dir: Path) -> Path:
+    """A saved masked LM of two layers of 32, with dropout and the tests' tokenizer."""
+    directory = tmp_path_factory.mktemp("encoder")
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
+    torch.manual_seed(0)
+    fields = CONFIG | {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
+    model = AutoModelForMaskedLM.from_config(AutoConfig.for_model(**fields, vocab_size=len(tokenizer)))
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def glue_data(
+    glue_dir: Path, tokenizer_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., GLUEDataModule]:
+    """Builds GLUE datamodules: batches of 8, at most 24 tokens unless told otherwise. All share one cache."""
+    defaults = {
+        "path": str(glue_dir),
+        "tokenizer": str(tokenizer_dir),
+        "cache_dir": str(tmp_path_factory.mktemp("glue_cache")),
+    }
+    defaults |= {"length": 24, "batch_size": 8, "seed": 0}
+    return lambda task, **options: GLUEDataModule(task, **defaults | options)

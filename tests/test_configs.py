@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerFast
 
 import train
 from callbacks import KnowledgeDistillation, LinearWarmupDecay, OneCycleLR, RigL, StaticSparsity
@@ -18,7 +18,14 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 EXPERIMENTS = sorted((CONFIGS / "experiments").glob("*.yaml"))
 SCHEDULES = (OneCycleLR, LinearWarmupDecay)
 # 12H²+13H a layer, (V+P+2)H of embeddings, H² of head transform, and 5H+V of biases and LayerNorms (V=30522, P=512).
-PARAMETERS = {"tiny": 4_416_698, "mini": 11_201_594, "small": 28_795_194, "base": 109_514_298}
+PARAMETERS = {
+    "tiny": 4_416_698,
+    "mini": 11_201_594,
+    "small": 28_795_194,
+    "base": 109_514_298,
+    "base_2x_wide": 390_047_034,
+    "base_4x_wide": 1_464_259_386,
+}
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*is not empty", "ignore:.*max_epochs")
 
@@ -34,10 +41,36 @@ def test_fits_a_screen(file: Path) -> None:
 
 @pytest.mark.parametrize("size", PARAMETERS)
 def test_model_has_the_published_number_of_parameters(size: str) -> None:
-    fields = settings(CONFIGS / "model" / f"{size}.yaml")["init_args"]["config"]
+    assert without_weights(CONFIGS / "model" / f"{size}.yaml").num_parameters() == PARAMETERS[size]
+
+
+def without_weights(file: Path) -> PreTrainedModel:
+    """The model of a configuration with BERT's vocabulary, on the meta device."""
     with torch.device("meta"):
-        model = AutoModelForMaskedLM.from_config(AutoConfig.for_model(**fields, vocab_size=30522))
-    assert model.num_parameters() == PARAMETERS[size]
+        config = AutoConfig.for_model(**settings(file)["init_args"]["config"], vocab_size=30522)
+        return AutoModelForMaskedLM.from_config(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "zeros", "encoder", "embeddings"),
+    [
+        ("sparse_80_exact_embeddings", round(0.8 * PARAMETERS["base"]), 0.8084, 0.8084),
+        ("sparse_80_exact_encoder", round(0.8 * PARAMETERS["base"]), 0.8935, 0.5),
+        ("sparse_2x_wide", PARAMETERS["base_2x_wide"] - 16_600_000, 0.9601, 0.9601),
+        ("sparse_4x_wide", PARAMETERS["base_4x_wide"] - 11_400_000, 0.9936, 0.9936),
+    ],
+)
+def test_zeros_of_the_whole_model_are_exact_at_full_size(name: str, zeros: int, encoder: float, embeddings: float) -> None:
+    file = CONFIGS / "experiments" / f"{name}.yaml"
+    model = without_weights(file.parent / settings(file)["model"])
+    rigl = RigL(**settings(file)["trainer"]["callbacks"][-1]["init_args"])
+    weights, scope_size = rigl.weights_in_scope(model)
+    counts = rigl.allocate(weights, scope_size)
+    assert scope_size == model.num_parameters()
+    assert sum(weights[name].numel() - counts[name] for name in weights) == zeros
+    for name, sparsity in (("encoder.layer.5.output.dense", encoder), ("embeddings.word_embeddings", embeddings)):
+        weight = f"bert.{name}.weight"
+        assert 1 - counts[weight] / weights[weight].numel() == pytest.approx(sparsity, abs=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +105,10 @@ def test_experiment_runs_at_tiny_size_on_local_text(
     }
     options = [f"--model.config.{name}={value}" for name, value in size.items()]
     options += [f"--data.{name}={value}" for name, value in data.items()]
+    if (sparse := settings(file)["trainer"]["callbacks"][-1].get("init_args", {})) and "nonzeros" in sparse:
+        options += ["--trainer.callbacks.nonzeros=14000"]
+    elif sparse.get("scope") == "model":
+        options += ["--trainer.callbacks.sparsity=0.2"]  # most of a model this small is positions, which stay dense
     options += ["--trainer.devices=1", "--trainer.strategy=auto", "--trainer.precision=32", "--trainer.accelerator=cpu"]
     cli = train.main(
         ["fit", f"--config={file}", *options, "--trainer.fast_dev_run=2", "--trainer.enable_progress_bar=false"]
@@ -83,15 +120,22 @@ def test_experiment_runs_at_tiny_size_on_local_text(
     assert len(trainer.lr_scheduler_configs) == 1
     name = file.stem
     kinds = [type(callback) for callback in trainer.callbacks]
-    assert (KnowledgeDistillation in kinds) == ("kd" in name or name == "quickstart")
-    assert (OneCycleLR in kinds) == ("onecycle" in name or name in {"quickstart", "quickstart_teacher", "cpu_bench"})
-    assert (RigL in kinds) == ("rigl" in name or name == "quickstart")
-    assert (StaticSparsity in kinds) == ("sparse" in name and "rigl" not in name)
+    assert (KnowledgeDistillation in kinds) == (
+        any(word in name for word in ("kd", "exact", "wide")) or name == "quickstart"
+    )
+    assert (LinearWarmupDecay in kinds) == (name in {"bert_100k", "bert_1mi", "sparse_80"})
+    assert (OneCycleLR in kinds) == (LinearWarmupDecay not in kinds and name != "lr_range_test")
+    dynamic = any(word in name for word in ("rigl", "exact", "wide")) or name == "quickstart"
+    assert (RigL in kinds) == dynamic
+    assert (StaticSparsity in kinds) == ("sparse" in name and not dynamic)
     if "sparse" in name:
         (sparse,) = (callback for callback in trainer.callbacks if isinstance(callback, RigL | StaticSparsity))
-        zeros = sum(int((trainer.lightning_module.model.get_parameter(name) == 0).sum()) for name in sparse.masks)
+        model = trainer.lightning_module.model
+        zeros = sum(int((model.get_parameter(name) == 0).sum()) for name in sparse.masks)
         size = sum(mask.numel() for mask in sparse.masks.values())
-        assert zeros >= round(sparse.sparsity * size) == size - sum(sparse.masks.nnz().values())
+        in_scope = size if sparse.scope == "tensors" else model.num_parameters()
+        wanted = model.num_parameters() - sparse.nonzeros if sparse.nonzeros else round(sparse.sparsity * in_scope)
+        assert zeros >= wanted == size - sum(sparse.masks.nnz().values())
 
 
 @pytest.mark.parametrize("model", ["tiny", "modern_tiny"])

@@ -11,7 +11,20 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.optim import Optimizer
 
-from callbacks import ExportPretrained, LRRangeTest, OneCycleLR, RandomState, RigL, RunSummary, SparsityMonitor, StepMonitor
+from callbacks import (
+    STE,
+    ExportPretrained,
+    GlobalRigL,
+    LRRangeTest,
+    Movement,
+    OneCycleLR,
+    RandomState,
+    RigL,
+    RunSummary,
+    SparseTraining,
+    SparsityMonitor,
+    StepMonitor,
+)
 from datamodules import TextDataModule
 from helpers import Recorder, assert_identical, copies, fit, parameters, tiny_bert
 from sparsity import load_masks
@@ -31,14 +44,14 @@ pytestmark = [
 class Harvest(Recorder):
     """Writes what a rank has seen when its training ends: with the fork of a rank everything else goes."""
 
-    def __init__(self, root: Path, sparse: RigL) -> None:
+    def __init__(self, root: Path, sparse: SparseTraining) -> None:
         super().__init__()
         self.root, self.sparse = root, sparse
         self.churn: list[float] = []
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         super().on_before_optimizer_step(trainer, pl_module, optimizer)
-        if self.sparse.update_due(trainer.global_step, trainer.max_steps):
+        if self.sparse.last_update and self.sparse.update_due(trainer.global_step, trainer.max_steps):
             self.churn.append(self.sparse.last_update["churn"])
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -110,6 +123,22 @@ def test_one_rank_writes_one_summary_and_one_export(runs: Runs) -> None:
     assert (summary["status"], summary["steps"], summary["tokens"]) == ("finished", STEPS, STEPS * 8 * 16)
     assert summary["eval_loss"] == pytest.approx(first["val/loss"])
     assert_identical(dict(load_masks(root / "two" / "export")), first["masks"])
+
+
+@pytest.mark.parametrize("method", [GlobalRigL, STE, Movement])
+def test_every_way_around_the_step_agrees_on_both_ranks(tmp_path: Path, text_data: Data, method: type) -> None:
+    sparse = method(sparsity=0.8, every=2)
+    options = {"strategy": "ddp_fork", "devices": 2}
+    fit(tmp_path, text_data(batch_size=4), [sparse, Harvest(tmp_path, sparse)], 8, **options, limit_val_batches=1)
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=False) for rank in range(2))
+    assert_identical(first["masks"], second["masks"])
+    assert_identical(first["weights"], second["weights"])
+    assert not any(first["weights"][name][~mask].any() for name, mask in first["masks"].items())
+
+    alone = method(sparsity=0.8, every=2)
+    fit(tmp_path, text_data(batch_size=8), [alone, Harvest(tmp_path, alone)], 8, limit_val_batches=1)
+    different = sum(int((first["masks"][name] ^ mask).sum()) for name, mask in alone.masks.items())
+    assert different <= 0.001 * sum(mask.numel() for mask in alone.masks.values())  # but for ties to float rounding
 
 
 class OwnNoise(Callback):

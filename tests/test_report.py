@@ -1,65 +1,104 @@
-"""Tables of runs: the newest version of each, in numbers that the runs recorded, and nothing invented."""
+"""The command line of reports: which tables it prints, and one clear line for every mistake."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
-from rich.console import Console
 
 import report
 
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+CONFIGS = Path(__file__).parent.parent / "configs"
 
-def write_run(root: Path, experiment: str, version: int, **summary: object) -> Path:
+
+def write_run(root: Path, experiment: str, version: int = 0, **summary: object) -> Path:
     run = root / experiment / f"version_{version}"
     run.mkdir(parents=True)
     (run / "summary.json").write_text(json.dumps({"experiment": experiment, "status": "finished"} | summary))
     return run
 
 
-def test_newest_version_of_each_experiment(tmp_path: Path) -> None:
-    *_, newest = (write_run(tmp_path, "a", version) for version in (0, 2, 10))
-    wanted = [newest, write_run(tmp_path, "b", 0)]
-    assert report.find_runs([tmp_path]) == wanted
-    assert report.find_runs([tmp_path / "b", tmp_path / "a"]) == wanted[::-1]
+def write_finetuning(root: Path, version: int, **summary: Any) -> Path:
+    scores = {"task": "RTE", "metrics": {"accuracy": 0.6}, "pretrained": "runs/sparse/version_0/export"}
+    return write_run(root, "rte", version, **scores | summary)
 
 
-def test_absent_figures_stay_empty(tmp_path: Path) -> None:
-    sparsity = {"model": 0.25, "encoder": 0.8}
-    whole = {"experiment": "whole", "sparsity": sparsity, "nonzeros": 1234567, "eval_loss": 3.14159, "perplexity": 23.1405}
-    table = report.runs_table([whole, {"experiment": "begun", "status": "running"}])
-    cells = {str(column.header): list(column.cells) for column in table.columns}
-    assert cells["encoder\nzeros"] == ["0.8000", ""]
-    assert cells["non-zeros"] == ["1,234,567", ""]
-    assert cells["eval\nloss"] == ["3.1416", ""]
-    assert cells["status"] == ["", "running"]
+def complaint(*arguments: str | Path) -> str:
+    """The line a mistaken command ends with."""
+    with pytest.raises(SystemExit) as stop:
+        report.run([str(argument) for argument in arguments])
+    assert isinstance(stop.value.code, str)  # which Python prints on stderr, and exits with 1
+    assert "\n" not in stop.value.code
+    assert len(stop.value.code) < 400
+    return stop.value.code
 
 
-def test_printed_table_says_where_things_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = write_run(tmp_path, "a", 0, eval_loss=2.5)
+def test_pretraining_runs_have_the_table_of_pretraining_and_where_things_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path, "a", 0, eval_loss=9.5)
+    run = write_run(tmp_path, "a", 1, eval_loss=2.5)
     (run / "export").mkdir()
-    report.main([str(tmp_path)])
-    printed = capsys.readouterr().out.replace("\n", "")
-    assert "2.5" in printed
-    assert "Hugging Face model in export/" in printed
+    report.run([str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert "2.5000" in printed
+    assert "9.5000" not in printed  # the newest version alone
+    assert f"{run}: TensorBoard events, Hugging Face model in export/\n" in printed
+    assert "bert_HF" not in printed
 
 
-def test_a_directory_without_runs_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no summary\.json there or below"):
-        report.find_runs([tmp_path])
+def test_a_directory_of_mixed_runs_half_of_them_unfinished(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path, "sparse", eval_loss=2.138)
+    for version, accuracy in enumerate((0.6, 0.7)):
+        write_finetuning(tmp_path, version, metrics={"accuracy": accuracy})
+    failed = write_finetuning(tmp_path, 2, status="failed", metrics={}, error="ValueError: no")
+    (write_finetuning(tmp_path, 3) / "summary.json").write_text('{"experiment": "rte", "status"')
+    (tmp_path / "rte" / "version_3" / "notes.json").write_text("[]")
+    report.run([str(tmp_path), "--format", "csv", "--plot", str(tmp_path / "spread.png")])
+    captured = capsys.readouterr()
+    results, spread, unfinished, pretraining = captured.out.split("\n\n")
+    assert results.splitlines()[-1] == "sparse" + 10 * "," + "70.00,,8.482,2.138,these runs"
+    assert len(results.splitlines()) == 1 + 7 + 1
+    assert spread.splitlines()[1:] == ["sparse,RTE,accuracy,2,70.00,65.00,65.00,7.07,0"]
+    assert unfinished.splitlines()[1:] == [f"{failed},sparse,RTE,failed,ValueError: no"]
+    assert pretraining.splitlines()[1:] == ["sparse,,,,2.1380,,,"]
+    (line,) = captured.err.splitlines()
+    assert line.startswith(f"{tmp_path / 'rte' / 'version_3' / 'summary.json'} skipped: not JSON")
+    assert (tmp_path / "spread.png").exists()
 
 
-def test_figures_are_whole_in_a_terminal() -> None:
-    figures = {
-        "nonzeros": 22_615_340,
-        "eval_loss": 2.138,
-        "perplexity": 8.48,
-        "tokens_per_second": 31_000,
-        "unigram_loss": 6.0976,
-    }
-    sparsity = {"encoder": 0.8, "model": 0.7958}
-    console = Console(width=80, record=True)
-    console.print(
-        report.runs_table([{"experiment": "quickstart_teacher", "status": "finished", "sparsity": sparsity} | figures])
+def test_markdown_of_runs_without_a_finished_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_finetuning(tmp_path, 0, status="running", metrics={})
+    report.run([str(tmp_path), "--format", "markdown"])
+    assert capsys.readouterr().out == (
+        "**Not counted**\n\n| run | model | task | status | error |\n| --- | --- | --- | --- | --- |\n"
+        f"| {run} | sparse | RTE | running |  |\n"
     )
-    row = "quickstart_teacher 0.8000 0.7958 22,615,340 2.1380 8.48 6.0976 31,000"
-    assert row.split() == console.export_text().split()[-8:]
+
+
+def test_mistakes_are_one_line(tmp_path: Path) -> None:
+    assert "arguments are required: runs" in complaint()
+    assert "no summary.json there or below" in complaint(tmp_path)
+    assert "no summary.json there or below" in complaint(tmp_path / "nowhere")
+    run = write_run(tmp_path, "a")
+    assert "unrecognized arguments: --frmat" in complaint(run, "--frmat=csv")
+    assert "invalid choice: 'html'" in complaint(run, "--format", "html")
+    assert "nothing to plot" in complaint(run, "--plot", tmp_path / "a.png")
+    write_finetuning(tmp_path, 0)
+    assert "No such file or directory" in complaint(tmp_path, "--plot", tmp_path / "nowhere" / "a.png")
+    assert "not supported" in complaint(tmp_path, "--plot", tmp_path / "a.table")
+    (run / "summary.json").write_text("{")
+    assert "no summary.json there that can be read" in complaint(run)
+
+
+def test_mistakes_about_masks_and_budgets_are_one_line(tmp_path: Path) -> None:
+    assert "no sparsity_masks.safetensors there" in complaint("masks", tmp_path)
+    assert "arguments are required: run" in complaint("masks")
+    assert "options of a fit" in complaint("budget")
+    assert "no exported model there" in complaint("budget", tmp_path)
+    assert "one directory of an exported model expected" in complaint("budget", tmp_path, tmp_path)
+    assert "File does not exist" in complaint("budget", "--config", "nowhere.yaml")
+    config = str(CONFIGS / "experiments" / "quickstart.yaml")
+    assert "sparsity must be in [0, 1), got 2.0" in complaint("budget", "--config", config, "--trainer.callbacks.sparsity=2")
+    assert "matches no parameter" in complaint("budget", "--config", config, "--trainer.callbacks.targets=[no.such]")

@@ -56,6 +56,9 @@ def test_masks_travel_with_the_export(tmp_path: Path, text_data: Data) -> None:
         "method": "RigL",
         "step": 5,
         "sparsity": 0.8,
+        "nonzeros": None,
+        "sparsities": {},
+        "structure": "unstructured",
         "distribution": "erdos_renyi",
         "scope": "tensors",
         "targets": [],
@@ -64,6 +67,7 @@ def test_masks_travel_with_the_export(tmp_path: Path, text_data: Data) -> None:
         "drop_fraction": 0.3,
         "every": 4,
         "stop": 1.0,
+        "initial_nnz": rigl.initial_nnz,
     }
     for name, weight in parameters(trainer).items():
         if name in rigl.masks:

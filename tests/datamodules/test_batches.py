@@ -14,15 +14,8 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast
 
 from datamodules.masking import Masking
-from datamodules.text import (
-    NULL_EXAMPLE,
-    EvaluationSampler,
-    MaskedLMBatch,
-    MaskedLMDataset,
-    ResumableLoader,
-    StreamSampler,
-    _already_a_batch,
-)
+from datamodules.streams import NULL_EXAMPLE, EvaluationSampler, ResumableLoader, StreamSampler
+from datamodules.text import MaskedLMBatch, MaskedLMDataset, _already_a_batch
 from datamodules.token_cache import TokenStream
 from datamodules.tokenizers import load_tokenizer
 from objectives.masked_lm import IGNORE_INDEX

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import datasets
@@ -191,3 +191,21 @@ def test_a_file_is_read_for_its_fingerprint_once_until_it_changes(tmp_path: Path
     assert opened(file).fingerprint != first
     (copy := tmp_path / "b.txt").write_text("one")
     assert opened(copy).fingerprint == first  # keyed by content, not by name
+
+
+def test_docstrings_are_extracted_once_and_a_failed_extraction_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> Iterator[list[str]]:
+        yield ["half"]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sources, "docstring_documents", broken)
+    with pytest.raises(KeyboardInterrupt):
+        open_source(TextSource("docstrings"), tmp_path)
+    assert [path for path in tmp_path.iterdir() if path.suffix != ".lock"] == []
+    extractions = iter([iter([["one", "two"], ["three"]])])  # a second one would be an error
+    monkeypatch.setattr(sources, "docstring_documents", lambda: next(extractions))
+    first, second = (open_source(TextSource("docstrings"), tmp_path) for _ in range(2))
+    assert list(first.pieces()) == list(second.pieces()) == [("one\ntwo", True), ("three", True)]
+    assert first.fingerprint == second.fingerprint

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from sparsity import MaskSet, top_k_mask, zero_optimizer_state_
-from sparsity.masks import pack_bits, unpack_bits, zero_where_off_
+from sparsity.masks import kth_largest, pack_bits, unpack_bits, zero_where_off_
 
 SHAPES = [(1,), (7,), (8,), (9,), (3, 5), (2, 3, 7), (1, 1), (64, 33)]
 
@@ -40,6 +40,26 @@ def test_top_k_counts_exactly_where_low_precision_makes_ties(dtype: torch.dtype)
         assert mask.shape == scores.shape
         assert int(mask.sum()) == k
         assert k == 3737 or scores[mask].min() >= scores[~mask].max()
+
+
+@pytest.mark.parametrize("kind", ["normal", "ties", "signed zeros", "infinite", "tiny", "equal"])
+def test_kth_largest_of_many_is_that_of_a_sort(kind: str) -> None:
+    """Counting by leading bits is exact, whatever the scores: 70,000 take this way."""
+    scores = torch.randn(70_000, generator=torch.Generator().manual_seed(0))
+    scores = {
+        "normal": scores,
+        "ties": scores.round(decimals=1),
+        "signed zeros": scores * (scores.abs() > 1.5) * torch.tensor([1.0, -1.0]).repeat(35_000),
+        "infinite": scores.masked_fill(scores > 0.5, torch.inf).masked_fill(scores < -0.5, -torch.inf),
+        "tiny": scores * 1e-42,
+        "equal": torch.full_like(scores, -3.0),
+    }[kind]
+    ordered = scores.sort(descending=True).values
+    for k in (1, 2, 1000, 21_000, 35_000, 49_000, 69_999, 70_000):
+        assert kth_largest(scores, k) == ordered[k - 1]
+        mask = top_k_mask(scores, k)
+        assert int(mask.sum()) == k
+        assert k == len(scores) or scores[mask].min() >= scores[~mask].max()
 
 
 @pytest.mark.parametrize("k", [-1, 7])

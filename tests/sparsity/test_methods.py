@@ -10,11 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from sparsity import SET, MaskSet, RigL, SparseMethod, drop_and_grow
+from sparsity import SET, GlobalRigL, MaskSet, RigL, SparseTensor, Static, drop_and_grow
 from sparsity.methods import seeded_generator
 from sparsity.schedules import cosine_drop_fraction, linear, update_due
-
-GENERATOR = torch.Generator()
 
 
 def on(*rows: str) -> Tensor:
@@ -22,32 +20,37 @@ def on(*rows: str) -> Tensor:
     return torch.tensor([[character == "1" for character in row] for row in rows])
 
 
+def updated(method: SET, weight: Tensor, mask: Tensor, gradient: Tensor | None, fraction: float, seed: int = 0) -> Tensor:
+    """The mask after the first update of ``method`` with this drop fraction: f(0) = α."""
+    method.drop_fraction = fraction
+    return method.update_mask(SparseTensor(name="w", weight=weight, mask=mask, gradient=gradient, seed=seed), 0, 100)
+
+
 def test_rigl_step_worked_by_hand() -> None:
     weight = torch.tensor([[0.5, -0.1, 0.0, 0.0], [0.0, -2.0, 0.3, 0.0]])
     gradient = torch.tensor([[9.0, -0.7, 0.1, 0.6], [-0.2, 9.0, 0.5, 0.0]])
     # nnz = 4, k = int(0.5 · 4) = 2. Dropped: -0.1 and 0.3. Of all but the kept 0.5 and -2.0 the largest gradients are
     # 0.7, which brings the just dropped -0.1 back, and 0.6; the gradients of 9 belong to kept weights.
-    updated = RigL().update_mask(weight, on("1100", "0110"), gradient, 0.5, GENERATOR)
-    assert torch.equal(updated, on("1101", "0100"))
+    assert torch.equal(updated(RigL(), weight, on("1100", "0110"), gradient, 0.5), on("1101", "0100"))
 
 
 def test_all_just_dropped_weights_may_come_back() -> None:
     mask = on("1100", "0110")
     gradient = mask.float()
-    assert torch.equal(RigL().update_mask(torch.zeros(2, 4), mask, gradient, 1.0, GENERATOR), mask)
+    assert torch.equal(updated(RigL(), torch.zeros(2, 4), mask, gradient, 1.0), mask)
 
 
 def test_an_inactive_zero_never_competes_as_a_small_active_weight() -> None:
     weight = torch.tensor([[0.0, 0.0, 0.0, 5.0]])  # the third is active, though zero: grown and not yet trained
-    updated = drop_and_grow(on("0011"), weight.abs(), torch.tensor([[1.0, 2.0, 0.0, 9.0]]), 0.5)
-    assert torch.equal(updated, on("0101"))
+    after = drop_and_grow(on("0011"), weight.abs(), torch.tensor([[1.0, 2.0, 0.0, 9.0]]), 0.5)
+    assert torch.equal(after, on("0101"))
 
 
 @pytest.mark.parametrize(("fraction", "replaced"), [(0.0, 0), (0.249, 0), (0.25, 1), (0.74, 2), (1.0, 4)])
 def test_the_number_replaced_is_rounded_down(fraction: float, replaced: int) -> None:
     mask = on("1111", "0000")
-    updated = drop_and_grow(mask, torch.ones(2, 4), (~mask).float(), fraction)
-    assert int((mask & ~updated).sum()) == int((updated & ~mask).sum()) == replaced
+    after = drop_and_grow(mask, torch.ones(1, 8), (~mask).float().view(1, 8), fraction)
+    assert int((mask & ~after).sum()) == int((after & ~mask).sum()) == replaced
 
 
 @pytest.mark.parametrize("method", [RigL(), SET()])
@@ -58,21 +61,21 @@ def test_nnz_is_constant_to_the_unit_over_a_thousand_updates(method: SET) -> Non
     for step in range(1000):
         fraction = float(torch.rand(()))
         weight, gradient = torch.randn(13, 17).round(decimals=1) * mask, torch.randn(13, 17).round(decimals=1)
-        updated = method.update_mask(weight, mask, gradient, fraction, GENERATOR.manual_seed(step))
-        assert int(updated.sum()) == nnz
-        assert int((mask & ~updated).sum()) <= int(fraction * nnz)
-        mask = updated
+        after = updated(method, weight, mask, gradient, fraction, seed=step)
+        assert int(after.sum()) == nnz
+        assert int((mask & ~after).sum()) <= int(fraction * nnz)
+        mask = after
 
 
 def test_rigl_without_a_gradient_says_so() -> None:
     with pytest.raises(ValueError, match="needs the dense gradient"):
-        RigL().update_mask(torch.ones(1, 4), on("1100"), None, 0.5, GENERATOR)
+        updated(RigL(), torch.ones(1, 4), on("1100"), None, 0.5)
 
 
 def test_set_grows_anywhere_and_only_by_its_generator() -> None:
     mask = on("1" * 10 + "0" * 90)
     weight = mask.float()
-    first, again, other = (SET().update_mask(weight, mask, None, 1.0, GENERATOR.manual_seed(seed)) for seed in (0, 0, 1))
+    first, again, other = (updated(SET(), weight, mask, None, 1.0, seed) for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -107,7 +110,7 @@ def test_rigl_stops_after_its_share_of_the_steps() -> None:
     method = RigL(drop_fraction=0.3, every=100, stop=0.75)
     assert [step for step in range(1001) if method.update_due(step, 1000)] == [100, 200, 300, 400, 500, 600, 700]
     assert method.drop_fraction_at(375, 1000) == pytest.approx(0.15)
-    assert not any(SparseMethod().update_due(step, 1000) for step in range(1001))
+    assert not any(Static().update_due(step, 1000) for step in range(1001))
 
 
 def test_linear_schedule_is_a_straight_line_and_then_constant() -> None:
@@ -122,14 +125,14 @@ WEIGHTS = {"a.weight": torch.randn(8, 6, generator=torch.Generator().manual_seed
 def test_initial_masks_make_the_share_of_the_scope_zero_to_the_unit(
     distribution: str, sparsity: float, scope_size: int
 ) -> None:
-    masks = SparseMethod(sparsity=sparsity, distribution=distribution).initial_masks(WEIGHTS, scope_size)
+    masks = Static(sparsity=sparsity, distribution=distribution).initial_masks(WEIGHTS, scope_size)
     assert sum(int((~mask).sum()) for mask in masks.values()) == round(sparsity * scope_size)
 
 
 def test_initial_masks_depend_on_the_seed_and_the_name_alone() -> None:
     def draw(seed: int) -> MaskSet:
         weights = {name: torch.randn(8, 8) for name in ("a", "b")}
-        return SparseMethod(sparsity=0.5, seed=seed).initial_masks(weights, 128)
+        return Static(sparsity=0.5, seed=seed).initial_masks(weights, 128)
 
     first, again, other = draw(0), draw(0), draw(1)
     assert all(torch.equal(first[name], again[name]) for name in first)
@@ -138,16 +141,16 @@ def test_initial_masks_depend_on_the_seed_and_the_name_alone() -> None:
 
 
 def test_initialization_by_magnitude_keeps_the_largest() -> None:
-    mask = SparseMethod(sparsity=0.75, initialization="magnitude").initial_masks(WEIGHTS, 73)["a.weight"]
+    mask = Static(sparsity=0.75, initialization="magnitude").initial_masks(WEIGHTS, 73)["a.weight"]
     weight = WEIGHTS["a.weight"].abs()
     assert weight[mask].min() > weight[~mask].max()
 
 
 def test_targets_are_shell_patterns_and_must_match() -> None:
     names = ["layer.0.query.weight", "layer.0.key.weight", "embeddings.weight"]
-    assert SparseMethod(targets=("*.key.*", "emb*")).select(names) == ["layer.0.key.weight", "embeddings.weight"]
+    assert Static(targets=("*.key.*", "emb*")).select(names) == ["layer.0.key.weight", "embeddings.weight"]
     with pytest.raises(ValueError, match=r"targets: '\*\.value\.\*' matches no parameter; there are layer\.0\.query"):
-        SparseMethod(targets=("*.key.*", "*.value.*")).select(names)
+        Static(targets=("*.key.*", "*.value.*")).select(names)
 
 
 BAD_SETTINGS = [
@@ -164,3 +167,48 @@ BAD_SETTINGS = [
 def test_settings_out_of_range_are_refused(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{name} .*got .*{value}"):
         RigL(**{name: value})
+
+
+def test_global_step_worked_by_hand() -> None:
+    """Five weights of two tensors are on, k = int(0.6 · 5) = 3 go: 0.1 and 0.3 of the first and, as the 0.2 of the second is
+    its last and stays, the 0.4. The largest gradients of all but the kept 0.5 and 0.2 are 7, 6 and 5 (which comes back)."""
+    tensors = [
+        SparseTensor(
+            name="a",
+            weight=torch.tensor([[0.1, -0.3, 0.4, 0.5, 0.0]]),
+            mask=on("11110"),
+            gradient=torch.tensor([[1.0, -5.0, 2.0, 9.0, 3.0]]),
+        ),
+        SparseTensor(
+            name="b",
+            weight=torch.tensor([[0.0], [0.2], [0.0]]),
+            mask=on("0", "1", "0"),
+            gradient=torch.tensor([[7.0], [9.0], [-6.0]]),
+        ),
+    ]
+    first, second = GlobalRigL(drop_fraction=0.6).update_masks(tensors, 0, 100)
+    assert torch.equal(first, on("01010"))
+    assert torch.equal(second, on("1", "1", "1"))
+
+
+@pytest.mark.parametrize("fraction", [0.3, 1.0])
+def test_global_updates_keep_the_total_and_the_last_weight_of_every_tensor(fraction: float) -> None:
+    torch.manual_seed(0)
+    method = GlobalRigL(drop_fraction=fraction)
+    masks = {name: torch.rand(shape) < 0.1 for name, shape in {"a": (9, 11), "b": (40, 30), "c": (5, 3)}.items()}
+    masks["c"][:] = on("000", "000", "010", "000", "000")
+    total, before = sum(int(mask.sum()) for mask in masks.values()), dict(masks)
+    for step in range(1, 75):
+        tensors = [
+            SparseTensor(
+                name=name,
+                weight=torch.randn(mask.shape) * mask * 1e-3 ** (name == "c"),
+                mask=mask,
+                gradient=torch.randn(mask.shape) * 1e-3 ** (name == "c"),
+            )
+            for name, mask in masks.items()
+        ]
+        masks = dict(zip(masks, method.update_masks(tensors, step, 100), strict=True))
+        assert sum(int(mask.sum()) for mask in masks.values()) == total
+        assert all(mask.any() for mask in masks.values())
+    assert masks["a"].sum() != before["a"].sum()  # layers trade weights

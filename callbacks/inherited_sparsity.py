@@ -1,0 +1,79 @@
+"""Finetuning what is sparse already."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoModel, PreTrainedModel
+from transformers.utils import logging
+
+from callbacks.sparse_training import StaticSparsity
+from sparsity import MaskSet, load_masks
+
+LEAST_ZEROS = 0.01
+
+
+@dataclass(eq=False, kw_only=True)
+class InheritedSparsity(StaticSparsity):
+    """The masks of the model a run starts from, held: those of its export and, for a matrix without one, its zeros.
+
+    Args:
+        pretrained: ``save_pretrained`` directory or hub id of that model.
+    """
+
+    pretrained: str = ""
+
+    @cached_property
+    def found(self) -> MaskSet | None:
+        """Masks by name in the encoder, without the prefix that the encoder has in a larger model; None if it is dense.
+
+        A matrix with less than 1 % of zeros, the row of a padding token left out, is dense. One that has nothing but zeros is
+        not in use, like RoBERTa's table of segments.
+
+        Raises:
+            ValueError: no model there, or masks that do not fit it.
+        """
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()
+        try:
+            with torch.random.fork_rng(devices=[]):  # or what a run draws next would depend on this look
+                encoder = AutoModel.from_pretrained(self.pretrained)
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            raise ValueError(f"{self.pretrained}: no model there: {' '.join(str(error).split())[:200]}") from error
+        finally:
+            logging.set_verbosity(verbosity)
+        matrices = {name: weight for name, weight in encoder.named_parameters() if weight.dim() >= 2}
+        saved = load_masks(Path(self.pretrained).expanduser()) or {}
+        named = {name.removeprefix(f"{encoder.base_model_prefix}."): mask for name, mask in saved.items()}
+        sparse = {name: weight for name, weight in matrices.items() if LEAST_ZEROS <= _zeros(encoder, weight) < 1}
+        inferred = MaskSet.from_zeros(sparse)
+        masks = MaskSet({**inferred, **{name: mask for name, mask in named.items() if name in matrices}})
+        return masks.to_parameters(matrices) if len(masks) else None
+
+    def draw_masks(self, model: PreTrainedModel) -> MaskSet:
+        """The masks found, under their names in ``model``."""
+        prefix = f"{model.base_model_prefix}." if model.base_model is not model else ""
+        masks = MaskSet({f"{prefix}{name}": mask for name, mask in (self.found or {}).items()})
+        self._count(masks)
+        return masks.to_parameters(dict(model.named_parameters()))
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self._count(self.masks or MaskSet({}))
+
+    def _count(self, masks: MaskSet) -> None:
+        self.nnz = masks.nnz()
+        self.sparsity = 1 - sum(self.nnz.values()) / max(sum(mask.numel() for mask in masks.values()), 1)
+
+
+def _zeros(encoder: PreTrainedModel, weight: nn.Parameter) -> float:
+    """Share of zeros of one of the encoder's matrices, those of a padding token's row not counted."""
+    zeros = weight == 0
+    for module in encoder.modules():
+        if isinstance(module, nn.Embedding) and module.weight is weight and module.padding_idx is not None:
+            zeros[module.padding_idx] = False
+    return float(zeros.float().mean())

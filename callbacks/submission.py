@@ -1,0 +1,85 @@
+"""GLUE submissions: one file a test set, and a zip of all of them."""
+
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import BasePredictionWriter
+from pytorch_lightning.utilities import rank_zero_info
+from torch import Tensor
+
+from objectives.glue import SCORE_RANGE, SUBMISSION, GlueTask
+
+ARCHIVE = "submission.zip"
+
+
+def submission_lines(task: GlueTask, index: Tensor, prediction: Tensor) -> list[str]:
+    """The lines of a submission file, header first, in the order of the index; classes as their strings, scores in range.
+
+    Args:
+        task: whose classes.
+        index: number of each row, (N,).
+        prediction: class or score of each row, (N,).
+    """
+    order = index.argsort()
+    if task.regression:
+        texts = [f"{score:.3f}" for score in prediction[order].clamp(*SCORE_RANGE).tolist()]
+    else:
+        texts = [task.classes[label] for label in prediction[order].tolist()]
+    return ["index\tprediction", *(f"{row}\t{text}" for row, text in zip(index[order].tolist(), texts, strict=True))]
+
+
+class GlueSubmission(BasePredictionWriter):
+    """Writes ``NAME.tsv`` for every test set predicted and puts all files of ``directory`` into ``submission.zip``.
+
+    Args:
+        directory: of the files; predict task after task into the same one.
+    """
+
+    def __init__(self, directory: str = "runs/submission") -> None:
+        super().__init__(write_interval="epoch")
+        self.directory = Path(directory)
+
+    def write_on_epoch_end(
+        self, trainer: Trainer, pl_module: LightningModule, predictions: Sequence[Any], batch_indices: Sequence[Any]
+    ) -> None:
+        if not hasattr(trainer.datamodule, "test") or trainer.fast_dev_run:
+            return
+        names = list(trainer.datamodule.test)
+        by_set = [predictions] if len(names) == 1 else predictions
+        answers = {
+            name: {key: torch.cat([batch[key] for batch in batches]) for key in ("index", "prediction")}
+            for name, batches in zip(names, by_set, strict=True)
+        }
+        if trainer.world_size > 1:
+            ranks: list[Any] = [None] * trainer.world_size
+            torch.distributed.all_gather_object(ranks, answers)
+            answers = {
+                name: {key: torch.cat([rank[name][key] for rank in ranks]) for key in answers[name]} for name in names
+            }
+        for name, answer in answers.items():
+            if len(answer["index"]) != len(trainer.datamodule.test[name]):
+                raise ValueError(f"{name}: {len(answer['index'])} answers to {len(trainer.datamodule.test[name])} rows")
+        if trainer.is_global_zero:
+            self.write({name: submission_lines(pl_module.task, **answer) for name, answer in answers.items()})
+
+    def write(self, files: dict[str, list[str]]) -> None:
+        """Write the files (name → lines), then the zip of those there are."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        for name, lines in files.items():
+            file = self.directory / f"{name}.tsv"
+            partial = file.with_suffix(".partial")
+            partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+            partial.replace(file)
+        present = [name for name in SUBMISSION if (self.directory / f"{name}.tsv").exists()]
+        partial = self.directory / f".{ARCHIVE}.partial"
+        with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name in present:
+                archive.write(self.directory / f"{name}.tsv", f"{name}.tsv")
+        partial.replace(self.directory / ARCHIVE)
+        missing = [name for name in SUBMISSION if name not in present]
+        still = f", still missing {', '.join(missing)}" if missing else ", ready to upload"
+        rank_zero_info(f"{self.directory / ARCHIVE}: {len(present)} of {len(SUBMISSION)} files{still}")

@@ -1,0 +1,175 @@
+"""GLUE (Wang et al. 2019, arXiv 1804.07461): one frozen table of its tasks, and their metrics.
+
+Columns and file names are those of the official TSV layout and, beside them, of the hub's ``nyu-mll/glue``.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics.functional import pearson_corrcoef, spearman_corrcoef
+from torchmetrics.functional.classification import accuracy, f1_score, matthews_corrcoef
+
+BINARY = ("0", "1")
+ENTAILMENT = ("entailment", "not_entailment")
+NLI = ("entailment", "neutral", "contradiction")
+SCORE_RANGE = (0.0, 5.0)  # of STS-B
+
+
+@dataclass(frozen=True)
+class GlueTask:
+    """One task.
+
+    Attributes:
+        name: the official name, which is also that of its folder.
+        hub: configuration on the hub.
+        texts: columns of one or two sentences in the TSV files.
+        classes: label strings, by class; none for a regression.
+        test: submission file, without ``.tsv`` → test file, without ``.tsv``.
+        metrics: in the order in which they are published.
+        ranking: the metric that ranks runs, where it is not the first.
+        label: the label's column in the TSV files.
+        index: the column of the test files that numbers the rows of a submission.
+        dev: suffix of the metrics' names → development file, without ``.tsv``.
+        headerless: columns of training and development files that come without a header.
+        hub_texts: names of ``texts`` on the hub, where it has others.
+        trained_on: the task whose data train it, where it has none of its own.
+        truncated_rows: share of rows that lack columns in the official files themselves; these are skipped.
+    """
+
+    name: str
+    hub: str
+    texts: tuple[str, ...]
+    classes: tuple[str, ...]
+    test: Mapping[str, str]
+    metrics: tuple[str, ...] = ("accuracy",)
+    label: str = "label"
+    index: str = "index"
+    dev: Mapping[str, str] = field(default_factory=lambda: {"": "dev"})
+    headerless: tuple[str, ...] = ()
+    hub_texts: tuple[str, ...] = ()
+    trained_on: str | None = None
+    truncated_rows: float = 0.0
+    ranking: str | None = None
+
+    @property
+    def rank_by(self) -> str:
+        """The metric that ranks runs."""
+        return self.ranking or self.metrics[0]
+
+    @property
+    def regression(self) -> bool:
+        """Whether the label is a number (STS-B: similarity from 0 to 5)."""
+        return not self.classes
+
+    @property
+    def outputs(self) -> int:
+        """Logits a model of this task has."""
+        return len(self.classes) or 1
+
+
+_PAIR, _PREMISE = ("sentence1", "sentence2"), ("premise", "hypothesis")
+_COLA = GlueTask(
+    *("CoLA", "cola", ("sentence",), BINARY, {"CoLA": "test"}),
+    metrics=("matthews",),
+    headerless=("source", "label", "mark", "sentence"),
+)
+_SST2 = GlueTask("SST-2", "sst2", ("sentence",), BINARY, {"SST-2": "test"})
+_MRPC = GlueTask(
+    *("MRPC", "mrpc", ("#1 String", "#2 String"), BINARY, {"MRPC": "test"}),
+    metrics=("f1", "accuracy"),
+    label="Quality",
+    hub_texts=_PAIR,
+)
+_STSB = GlueTask("STS-B", "stsb", _PAIR, (), {"STS-B": "test"}, metrics=("pearson", "spearman"), label="score")
+_QQP = GlueTask(
+    *("QQP", "qqp", ("question1", "question2"), BINARY, {"QQP": "test"}),
+    metrics=("accuracy", "f1"),
+    ranking="f1",
+    label="is_duplicate",
+    index="id",
+    truncated_rows=1e-4,  # three of 363,849 in training
+)
+_MNLI = GlueTask(
+    *("MNLI", "mnli", _PAIR, NLI, {"MNLI-m": "test_matched", "MNLI-mm": "test_mismatched"}),
+    metrics=("accuracy", "accuracy_mismatched"),
+    label="gold_label",
+    dev={"": "dev_matched", "_mismatched": "dev_mismatched"},
+    hub_texts=_PREMISE,
+)
+_QNLI = GlueTask("QNLI", "qnli", ("question", "sentence"), ENTAILMENT, {"QNLI": "test"})
+_RTE = GlueTask("RTE", "rte", _PAIR, ENTAILMENT, {"RTE": "test"})
+_WNLI = GlueTask("WNLI", "wnli", _PAIR, BINARY, {"WNLI": "test"})
+_AX = replace(_MNLI, name="AX", hub="ax", test={"AX": "diagnostic"}, trained_on="MNLI")
+
+GLUE: Mapping[str, GlueTask] = MappingProxyType(
+    {task.name: task for task in (_COLA, _SST2, _MRPC, _STSB, _QQP, _MNLI, _QNLI, _RTE, _WNLI, _AX)}
+)
+SUBMISSION = tuple(file for task in GLUE.values() for file in task.test)
+"""The eleven files of a submission, without ``.tsv``."""
+
+
+def glue_task(name: str) -> GlueTask:
+    """The task of this name, in any case (``mrpc``, ``MRPC``, the hub's ``sst2``)."""
+    for task in GLUE.values():
+        if name.lower() in (task.name.lower(), task.hub):
+            return task
+    raise ValueError(f"no GLUE task {name!r}; there are {', '.join(GLUE)}")
+
+
+def task_scores(task: GlueTask, predicted: Tensor, labels: Tensor) -> dict[str, float]:
+    """The metrics of one development set, as fractions of 1; NaN for the correlation of a constant, which there is none.
+
+    Args:
+        task: whose metrics.
+        predicted: classes or scores, (N,).
+        labels: the right ones, (N,).
+    """
+    classes = task.outputs
+    if (
+        task.regression and not predicted.double().std() > 0
+    ):  # nor of NaN; torchmetrics says 0 in one case and warns in another
+        return dict.fromkeys(task.metrics, math.nan)
+    known = {
+        "matthews": lambda: matthews_corrcoef(predicted, labels, "multiclass", num_classes=classes),
+        "accuracy": lambda: accuracy(predicted, labels, "multiclass", num_classes=classes, average="micro"),
+        "f1": lambda: f1_score(predicted, labels, "binary"),
+        "pearson": lambda: pearson_corrcoef(predicted.double(), labels.double()),
+        "spearman": lambda: spearman_corrcoef(predicted.double(), labels.double()),
+    }
+    return {name: float(known[name]()) for name in task.metrics if name in known}
+
+
+def task_loss(logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
+    """Cross-entropy in nats of logits (N, classes), or for one output the squared error; labels are (N,)."""
+    if logits.size(1) == 1:
+        return F.mse_loss(logits.squeeze(1).float(), labels.float(), reduction=reduction)
+    return F.cross_entropy(logits.float(), labels, reduction=reduction)
+
+
+def predictions(logits: Tensor) -> Tensor:
+    """Classes (N,) of logits (N, classes); of one output the scores."""
+    return logits.squeeze(1).float() if logits.size(1) == 1 else logits.argmax(1)
+
+
+def degenerate(task: GlueTask, scores: dict[str, float], predicted: Tensor, labels: Tensor) -> bool:
+    """Whether a model has learnt nothing: it always says the same, or its score is what guessing gets.
+
+    Guessing gets the most frequent class right, and in a correlation (Matthews', Pearson's) nothing beyond two standard
+    errors, 2 / √N.
+
+    Args:
+        task: of the model.
+        scores: its :func:`task_scores`.
+        predicted: classes or scores, (N,).
+        labels: the right ones, (N,).
+    """
+    if predicted.unique().numel() == 1:
+        return True
+    for correlation in ("matthews", "pearson"):
+        if correlation in scores:
+            return not scores[correlation] > 2 / len(labels) ** 0.5  # nor is NaN
+    return int((predicted == labels).sum()) <= int(labels.bincount().max())

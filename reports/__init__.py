@@ -1,0 +1,1 @@
+"""What ``report.py`` prints and plots: finished runs, published rows, and the masks and zeros of models."""

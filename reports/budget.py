@@ -1,0 +1,180 @@
+"""Where the weights of a sparse model are: as a config plans them before any training, or as an exported file has them."""
+
+import warnings
+from argparse import ArgumentError
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+import transformers
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel
+
+import train
+from callbacks import SparseTraining
+from callbacks.sparse_training import embedding_parameters, encoder_weights
+from datamodules import TextDataModule
+from datamodules.tokenizers import load_tokenizer
+from lightning_modules import MaskedLanguageModel
+from objectives.masked_lm import check_family
+from reports.tables import Table
+from sparsity import load_masks
+from sparsity.files import MASKS_FILE
+
+
+class PlannedFit(train.TrifectaCLI):
+    """Understands the command line of a fit and makes its objects, but no trainer, and runs nothing."""
+
+    def instantiate_classes(self) -> None:
+        self.config_init = self.parser.instantiate_classes(self.config)
+
+    def _set_seed(self) -> None:
+        """Nothing here is drawn from the run's seed."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Nothing to run."""
+
+
+def planned_budget(arguments: list[str], vocabulary_size: int) -> list[Table]:
+    """The budget that ``train.py fit ARGUMENTS`` would start with; no data are read.
+
+    Args:
+        arguments: of the fit.
+        vocabulary_size: where neither the model's config nor a tokenizer on this machine says it.
+
+    Raises:
+        ValueError: the fit would not start either, or it is not one of a masked LM.
+    """
+    warnings.filterwarnings("ignore", "LightningCLI's args parameter is intended")  # the command line is that of a report
+    try:
+        fit = train.main(["fit", *arguments], PlannedFit).config_init["fit"]
+    except (ArgumentError, ValueError) as error:
+        raise ValueError(train.one_line(error)) from error
+    module, callbacks = fit["model"], fit["trainer"]["callbacks"] or []
+    if not isinstance(module, MaskedLanguageModel) or not isinstance(fit["data"], TextDataModule):
+        raise ValueError(
+            f"only masked-LM pretraining is planned, not {type(module).__name__}; give the directory of an export"
+        )
+    sparse = next((callback for callback in callbacks if isinstance(callback, SparseTraining)), None)
+    if module.hparams.pretrained is not None:
+        model, origin = AutoModelForMaskedLM.from_pretrained(module.hparams.pretrained), "that of the pretrained model"
+    else:
+        fields = dict(module.hparams.config)
+        size, origin = (
+            (fields["vocab_size"], "as the config says")
+            if "vocab_size" in fields
+            else data_vocabulary(fit["data"], vocabulary_size)
+        )
+        model = empty_model({"vocab_size": size} | fields)
+    nnz: dict[str, int] = {}
+    if sparse is not None:
+        drawn = sparse.draw_masks(model)
+        nnz = getattr(sparse, "nnz", None) or drawn.nnz()  # a method that starts denser says what it ends with
+    method = (
+        "dense: no sparse-training callback" if sparse is None else f"{type(sparse).__name__}, sparsity {sparse.sparsity}"
+    )
+    note = f"{method}. Vocabulary of {model.config.vocab_size:,} tokens, {origin}."
+    return tables(model, {name: nnz.get(name, p.numel()) for name, p in model.named_parameters()}, nnz, {}, note)
+
+
+def data_vocabulary(data: TextDataModule, default: int) -> tuple[int, str]:
+    """Tokens of a datamodule's vocabulary without its data, and who says so: of a trained one the most it may have."""
+    if data.tokenizer_path is None:
+        return data.vocabulary_size, "the most that the trained one may have"
+    if Path(data.tokenizer_path).exists():
+        return len(load_tokenizer(data.tokenizer_path)), f"of {data.tokenizer_path}"
+    return default, f"as --vocabulary_size says, because {data.tokenizer_path} is not on this machine"
+
+
+def empty_model(fields: dict[str, object]) -> PreTrainedModel:
+    """A masked LM of zeros on the CPU: where the weights of a model are does not depend on their values, only on shapes."""
+    model_type = str(fields.get("model_type", "bert"))
+    check_family(model_type)
+    default = AutoConfig.for_model(model_type).to_dict()
+    special = {name: 0 for name, value in default.items() if name.endswith("_token_id") and value is not None}
+    config = AutoConfig.for_model(**{"model_type": model_type} | special | fields)
+    with torch.device("meta"):
+        model = AutoModelForMaskedLM.from_config(config)
+    model.to_empty(device="cpu")
+    model.tie_weights()
+    for parameter in model.parameters():
+        nn.init.zeros_(parameter)
+    return model
+
+
+def exported_budget(directory: Path) -> list[Table]:
+    """The zeros that the files of an exported model have, beside those that its masks say.
+
+    Raises:
+        ValueError: no model there, or one whose files lack a parameter.
+    """
+    try:
+        config = AutoConfig.from_pretrained(directory, local_files_only=True)
+        architecture = getattr(transformers, (config.architectures or ["none named"])[0])
+    except (OSError, ValueError, AttributeError) as error:
+        raise ValueError(f"{directory}: no exported model there: {' '.join(str(error).split())[:200]}") from error
+    with torch.device("meta"):
+        model = architecture(config)
+    masks = load_masks(directory)
+    masked = {} if masks is None else masks.nnz()
+    nnz = count_nonzeros(directory, {name for name, _ in model.named_parameters()})
+    note = "Counted in the file. A weight that is on may be 0.0 by value: the row of the padding token, a bias at its start."
+    return tables(model, nnz, masked, masked, note if masks is not None else note + " There are no masks.")
+
+
+def count_nonzeros(directory: Path, names: Iterable[str]) -> dict[str, int]:
+    """Non-zeros of every named tensor in the model's safetensors files."""
+    counted: dict[str, int] = {}
+    for file in sorted(directory.glob("*.safetensors")):
+        if file.name != MASKS_FILE:
+            try:
+                with safe_open(file, framework="pt") as tensors:
+                    counted |= {name: int(torch.count_nonzero(tensors.get_tensor(name))) for name in tensors.keys()}  # noqa: SIM118
+            except SafetensorError as error:
+                raise ValueError(f"{file}: not a whole safetensors file ({error})") from error
+    if missing := sorted(set(names) - counted.keys()):
+        raise ValueError(f"{directory}: {len(missing)} tensors of the model are in no file, the first is {missing[0]}")
+    return {name: counted[name] for name in names}
+
+
+def tables(
+    model: PreTrainedModel, nnz: dict[str, int], sparse: Iterable[str], masked: dict[str, int], note: str
+) -> list[Table]:
+    """A table of tensors and one of totals.
+
+    Args:
+        model: whose parameters; on any device.
+        nnz: non-zeros of every parameter.
+        sparse: names of those that have a mask.
+        masked: non-zeros by the masks, for a column of their own; or empty.
+        note: one line.
+    """
+    parameters = dict(model.named_parameters())
+    sizes = {name: parameter.numel() for name, parameter in parameters.items()}
+    matrices = [name for name, parameter in parameters.items() if parameter.dim() > 1]
+    vectors = [name for name in parameters if name not in matrices]
+
+    def row(title: str, shape: str, names: list[str]) -> list[str]:
+        size, on = sum(sizes[name] for name in names), sum(nnz[name] for name in names)
+        cells = [title, shape, f"{on / size:.6f}" if size else "", f"{on:,}"]
+        return cells + ([f"{sum(masked.get(name, sizes[name]) for name in names):,}"] if masked else [])
+
+    rows = [row(name, "×".join(map(str, parameters[name].shape)), [name]) for name in matrices]
+    rows.append(row(f"{len(vectors)} vectors (biases, norms)", "", vectors))
+    columns = ["tensor", "shape", "density", "nnz", *(["nnz by masks"] if masked else [])]
+    groups = {
+        "sparse tensors": list(sparse),
+        "encoder matrices": list(encoder_weights(model)),
+        "embeddings": list(embedding_parameters(model)),
+        "model": list(parameters),
+    }
+    totals = []
+    for group, names in groups.items():
+        size, on = sum(sizes[name] for name in names), sum(nnz[name] for name in names)
+        if size:
+            totals.append([group, f"{size:,}", f"{on:,}", f"{size - on:,}", f"{(size - on) / size:.6f}"])
+    return [
+        Table("Tensors", columns, rows),
+        Table("Totals", ["of", "parameters", "non-zeros", "zeros", "sparsity"], totals, [note]),
+    ]

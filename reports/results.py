@@ -1,0 +1,185 @@
+"""Results of runs in tables: GLUE as it is published, the spread behind it, pretraining, and what did not finish."""
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from objectives.glue import GLUE
+from reports.runs import Run, newest_versions
+from reports.tables import Table
+
+PUBLISHED = Path(__file__).with_name("published.yaml")
+TASKS = tuple(name for name, task in GLUE.items() if task.trained_on is None)
+WITHOUT_WNLI = tuple(name for name in TASKS if name != "WNLI")
+DEGENERATE = "†"
+
+# Column title → (key of the summary, dotted into its tables; format). A cell whose key is absent stays empty.
+PRETRAINING = {
+    "model": ("experiment", "{}"),
+    "encoder\nzeros": ("sparsity.encoder", "{:.4f}"),
+    "model\nzeros": ("sparsity.model", "{:.4f}"),
+    "non-zeros": ("nonzeros", "{:,}"),
+    "eval\nloss": ("eval_loss", "{:.4f}"),
+    "perplexity": ("perplexity", "{:.2f}"),
+    "unigram\nloss": ("unigram_loss", "{:.4f}"),
+    "tokens/s": ("tokens_per_second", "{:,.0f}"),
+    "status": ("status", "{}"),
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """One row of the table of results.
+
+    Attributes:
+        model: its name.
+        source: who says so.
+        scores: of each task its metrics, in percent.
+        eval_loss: masked-LM loss in nats.
+        degenerate: tasks on which the best run has learnt nothing.
+    """
+
+    model: str
+    source: str
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)
+    eval_loss: float | None = None
+    degenerate: frozenset[str] = frozenset()
+
+    def average(self, tasks: Sequence[str]) -> float | None:
+        """Mean over tasks, of which one with two metrics counts as their mean; None where a task is missing."""
+        if not all(self.scores.get(task) for task in tasks):
+            return None
+        return statistics.fmean(statistics.fmean(self.scores[task].values()) for task in tasks)
+
+    def cell(self, task: str) -> str:
+        """The metrics of a task in the order of publication; a metric that stands alone for two is named."""
+        scores = self.scores.get(task, {})
+        known = [name for name in GLUE[task].metrics if name in scores]
+        text = "/".join(f"{scores[name]:.2f}" for name in known)
+        alone = f" ({known[0]})" if len(known) == 1 < len(GLUE[task].metrics) else ""
+        return text + alone + (DEGENERATE if task in self.degenerate else "")
+
+    def row(self) -> list[str]:
+        """All cells, in the order of :func:`results_table`."""
+        figures = (self.average(WITHOUT_WNLI), self.average(TASKS))
+        averages = ["" if value is None else f"{value:.2f}" for value in figures]
+        loss = ["", ""]
+        if self.eval_loss is not None:
+            perplexity = math.exp(self.eval_loss) if self.eval_loss < 700 else math.inf
+            loss = [f"{perplexity:.3f}", f"{self.eval_loss:.3f}"]
+        return [self.model, *averages, *(self.cell(task) for task in TASKS), *loss, self.source]
+
+
+def published_results(file: Path = PUBLISHED) -> list[Result]:
+    """The published rows.
+
+    Raises:
+        ValueError: a task or a metric in the file is not one of GLUE's.
+    """
+    rows: dict[str, dict[str, Any]] = yaml.safe_load(file.read_text(encoding="utf-8"))
+    for model, row in rows.items():
+        for task, scores in row.get("tasks", {}).items():
+            if task not in TASKS or not scores.keys() <= set(GLUE[task].metrics):
+                raise ValueError(f"{file}: {model} has {task} with {', '.join(scores)}, which is no task of GLUE")
+    return [Result(model, row["source"], row.get("tasks", {}), row.get("eval_loss")) for model, row in rows.items()]
+
+
+def by_model_and_task(runs: Iterable[Run]) -> dict[tuple[str, str], list[Run]]:
+    """Finished runs of each model and task, models in the order of their first run, tasks in GLUE's."""
+    finished = [run for run in runs if run.finished and run.task in TASKS]
+    models = list(dict.fromkeys(run.model for run in finished))
+    finished.sort(key=lambda run: (models.index(run.model), TASKS.index(run.task)))
+    return {key: list(group) for key, group in groupby(finished, key=lambda run: (run.model, run.task))}
+
+
+def own_results(runs: Iterable[Run]) -> list[Result]:
+    """A row for each model with a finished run of a task; of several runs of a task the one that ranks best."""
+    runs = list(runs)
+    losses = {
+        run.model: run.summary.get("eval_loss")
+        for run in newest_versions(run for run in runs if run.task is None and run.finished)
+    }
+    groups = by_model_and_task(runs)
+    results = []
+    for model in dict.fromkeys(model for model, _ in groups):
+        best = {task: best_run(group) for (name, task), group in groups.items() if name == model}
+        results.append(
+            Result(
+                model=model,
+                source="these runs",
+                scores={task: percent(run) for task, run in best.items()},
+                eval_loss=losses.get(model),
+                degenerate=frozenset(task for task, run in best.items() if run.degenerate),
+            )
+        )
+    return results
+
+
+def best_run(runs: Sequence[Run]) -> Run:
+    """The run of one task that ranks first; the earliest of equals."""
+    return max(runs, key=lambda run: run.metrics.get(GLUE[run.task].rank_by, -math.inf))
+
+
+def percent(run: Run) -> dict[str, float]:
+    """The published metrics of a run's task, in percent."""
+    return {name: 100 * run.metrics[name] for name in GLUE[run.task].metrics if name in run.metrics}
+
+
+def results_table(results: Sequence[Result]) -> Table:
+    """One row a model, as published."""
+    notes = ["A cell is the best of its runs; their spread is in the next table. An average needs all of its tasks."]
+    if any(result.degenerate for result in results):
+        notes.append(f"{DEGENERATE} the run has learnt nothing: it always says the same, or scores what guessing does.")
+    columns = ["model", "average_bert", "average_glue", *TASKS, "perplexity", "eval loss", "source"]
+    return Table("GLUE", columns, [result.row() for result in results], notes)
+
+
+def spread_table(runs: Iterable[Run]) -> Table:
+    """Every metric of every model and task over its finished runs, degenerate ones included."""
+    rows = []
+    for (model, task), group in by_model_and_task(runs).items():
+        for metric in GLUE[task].metrics:
+            values = [scores[metric] for scores in map(percent, group) if metric in scores]
+            figures = spread(values) if values else ()
+            cells = [f"{value:.2f}" for value in figures] + [""] * (4 - len(figures))
+            degenerate = sum(run.degenerate for run in group)
+            rows.append([model, task, metric, str(len(group)), *cells, str(degenerate)])
+    columns = ["model", "task", "metric", "runs", "max", "median", "mean", "std", "degenerate"]
+    return Table("Finished runs of each task", columns, rows)
+
+
+def spread(values: Sequence[float]) -> list[float]:
+    """Maximum, median, mean, and where there are two values the standard deviation of the sample."""
+    figures = [max(values), statistics.median(values), statistics.fmean(values)]
+    return [*figures, statistics.stdev(values)] if len(values) > 1 else figures
+
+
+def unfinished_table(runs: Iterable[Run]) -> Table:
+    """Runs of a task that count nowhere."""
+    rows = [
+        [str(run.directory), run.model, run.task or "", run.status, " ".join(str(run.summary.get("error", "")).split())[:80]]
+        for run in runs
+        if not run.finished and run.task is not None
+    ]
+    return Table("Not counted", ["run", "model", "task", "status", "error"], rows)
+
+
+def pretraining_table(runs: Iterable[Run]) -> Table:
+    """One row a run; the status where not all have finished."""
+    runs = list(runs)
+    unfinished = not all(run.finished for run in runs)
+    columns = {title: spec for title, spec in PRETRAINING.items() if title != "status" or unfinished}
+    return Table("", list(columns), [[_figure(run.summary, *spec) for spec in columns.values()] for run in runs])
+
+
+def _figure(summary: dict[str, Any], key: str, template: str) -> str:
+    value: Any = summary
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return "" if value is None else template.format(value)

@@ -1,0 +1,167 @@
+"""What a sparse-training method is: which masks it starts from, when they change, and what they become.
+
+A new method is a dataclass that overrides :meth:`SparseMethod.update_due` and :meth:`SparseMethod.update_mask`, and
+:meth:`SparseMethod.initial_mask` where it does not start dense.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from sparsity import criteria
+from sparsity.distributions import DISTRIBUTIONS, Distribution, Scope, fixed_nnz, globally, nonzero_budget, remaining_nnz
+from sparsity.masks import MaskSet
+from sparsity.methods.tensor import SparseTensor
+from sparsity.patterns import check_patterns, first_match, matching
+from sparsity.structures import UNSTRUCTURED, Structure, parse_structure
+
+
+@dataclass(eq=False, kw_only=True)
+class SparseMethod:
+    """What all methods share. This one starts dense and stays so.
+
+    Args:
+        sparsity: share of zeros wanted in ``scope``, in [0, 1); the count of zeros is exact to one weight (to one block). 0.8
+            where ``nonzeros`` is not given either.
+        nonzeros: instead of ``sparsity``, how many weights of the whole model are not zero.
+        distribution: how the remaining weights are spread over tensors: the same density everywhere, Erdős–Rényi, or the
+            largest of all tensors at the start.
+        scope: what ``sparsity`` is a share of: the sparse tensors, all matrices of the encoder, or the whole model with its
+            dense parameters.
+        targets: shell patterns of the parameters that become sparse; by default the linear weights of the encoder.
+        sparsities: shell pattern → sparsity of each tensor it matches, first match wins; the others take what is left.
+        structure: ``unstructured``, ``rows``, ``2:4``, ``16x16`` (see :mod:`sparsity.structures`), or shell pattern → one of
+            these, first match wins; tensors without a match are unstructured.
+        seed: of random masks.
+
+    Attributes:
+        nnz: weights each tensor keeps in the end, by name.
+        memory: tensors a method keeps beside the masks, by kind and by name; they travel in the checkpoint.
+    """
+
+    sparsity: float | None = None
+    nonzeros: int | None = None
+    distribution: Distribution = "uniform"
+    scope: Scope = "tensors"
+    targets: tuple[str, ...] = ()
+    sparsities: dict[str, float] = field(default_factory=dict)
+    structure: str | int | dict[str, str | int] = "unstructured"
+    seed: int = 0
+
+    tag: ClassVar[str] = "pruning"
+    """Where its curves are in TensorBoard."""
+    skips_weight_step: ClassVar[bool] = False
+    """The weights rest at a step that changes masks, which then needs finite gradients."""
+    remembers: ClassVar[bool] = False
+    """A weight that goes off keeps its value in ``memory["hidden"]`` and returns with it."""
+    straight_through: ClassVar[bool] = False
+    """Weights that are off are trained too: the optimizer steps the dense weights, and masks change after its step."""
+
+    def __post_init__(self) -> None:
+        if self.nonzeros is None and self.sparsity is None:
+            self.sparsity = 0.8
+        if self.nonzeros is not None and (self.sparsity is not None or self.scope == "encoder"):
+            raise ValueError(
+                f"nonzeros counts the whole model and stands in the place of sparsity: give one, "
+                f"got {self.nonzeros}, sparsity {self.sparsity} and scope {self.scope!r}"
+            )
+        for share in (self.sparsity or 0.0, *self.sparsities.values()):
+            if not 0 <= share < 1:
+                raise ValueError(f"sparsity must be in [0, 1), got {share}")
+        patterns = self.structure if isinstance(self.structure, dict) else {"*": self.structure}
+        self.structures = {pattern: parse_structure(value) for pattern, value in patterns.items()}
+        self.nnz: dict[str, int] = {}
+        self.memory: dict[str, dict[str, Tensor]] = {}
+
+    def select(self, sparsifiable: Iterable[str]) -> list[str]:
+        """Names that match ``targets``; a pattern that matches nothing is an error."""
+        names = list(sparsifiable)
+        check_patterns("targets", self.targets, names)
+        return matching(self.targets, names)
+
+    def structure_of(self, name: str) -> Structure:
+        """The structure of a tensor's mask."""
+        return first_match(self.structures, name) or UNSTRUCTURED
+
+    def allocate(self, weights: Mapping[str, Tensor], scope_size: int) -> dict[str, int]:
+        """Weights each tensor keeps in the end.
+
+        Args:
+            weights: the tensors that become sparse, by name; of a distribution by shape alone, the shapes are all that counts.
+            scope_size: parameters in ``scope`` (with ``nonzeros``: in the model), the sparse ones included.
+
+        Raises:
+            ValueError: a pattern matches nothing, a structure does not divide a tensor, or the budget cannot be met.
+        """
+        check_patterns("sparsities", self.sparsities, weights)
+        check_patterns("structure", self.structures, weights)
+        sizes = {name: weight.numel() for name, weight in weights.items()}
+        counts: dict[str, int] = {}
+        for name, weight in weights.items():
+            structure = self.structure_of(name)
+            structure.check(name, weight.shape)
+            nnz = fixed_nnz(name, sizes[name], structure, first_match(self.sparsities, name))
+            if nnz is not None:
+                counts[name] = nnz
+        total = nonzero_budget(self.sparsity, sum(sizes.values()), scope_size, self.nonzeros)
+        left = remaining_nnz(total, sizes, counts, scope_size)
+        free = [name for name in weights if name not in counts]
+        counts |= zip(free, self._spread([self.view(name, weights[name]) for name in free], left), strict=True)
+        return {name: counts[name] for name in weights}
+
+    def _spread(self, tensors: Sequence[SparseTensor], nnz: int) -> list[int]:
+        """Weights each tensor keeps by the distribution, of ``nnz`` together."""
+        unit_sizes = [tensor.structure.unit_size for tensor in tensors]
+        if self.distribution == "global":
+            return globally([tensor.spread(self.initial_scores(tensor)) for tensor in tensors], nnz, unit_sizes)
+        return DISTRIBUTIONS[self.distribution]([tensor.weight.shape for tensor in tensors], nnz, unit_sizes)
+
+    def initial_scores(self, tensor: SparseTensor) -> Tensor:
+        """Unit scores at the start, by which the ``global`` distribution counts."""
+        return tensor.score(criteria.magnitude)
+
+    def view(
+        self, name: str, weight: Tensor, mask: Tensor | None = None, gradient: Tensor | None = None, step: int | None = None
+    ) -> SparseTensor:
+        """One tensor as :meth:`update_mask` sees it at optimizer step ``step``; without one, at the start."""
+        return SparseTensor(
+            name=name,
+            weight=weight.detach(),
+            mask=torch.ones_like(weight, dtype=torch.bool) if mask is None else mask,
+            gradient=gradient,
+            nnz=self.nnz.get(name, 0),
+            structure=self.structure_of(name),
+            seed=self.seed,
+            step=step,
+        )
+
+    def initial_masks(self, weights: Mapping[str, Tensor], scope_size: int) -> MaskSet:
+        """The masks training starts from, after :meth:`allocate` has said how many weights stay; arguments as there."""
+        self.nnz = self.allocate(weights, scope_size)
+        return MaskSet({name: self.initial_mask(self.view(name, weight)) for name, weight in weights.items()})
+
+    def initial_mask(self, tensor: SparseTensor) -> Tensor:
+        """The mask one tensor starts with."""
+        return tensor.mask
+
+    def update_due(self, step: int, max_steps: int) -> bool:
+        """Whether masks change at optimizer step ``step`` of ``max_steps``."""
+        return False
+
+    def progress(self, step: int, max_steps: int) -> dict[str, float]:
+        """Where the method's schedule is, for the record: name → value."""
+        return {}
+
+    def observe(self, tensor: SparseTensor, step: int, max_steps: int) -> None:
+        """Look at weights and dense gradients at every optimizer step, before the gradients are masked."""
+
+    def update_masks(self, tensors: Sequence[SparseTensor], step: int, max_steps: int) -> list[Tensor]:
+        """The masks of all tensors after an update: each for itself, unless a method lets them compete."""
+        return [self.update_mask(tensor, step, max_steps) for tensor in tensors]
+
+    def update_mask(self, tensor: SparseTensor, step: int, max_steps: int) -> Tensor:
+        """The mask of one tensor after an update."""
+        return tensor.mask

@@ -1,0 +1,48 @@
+"""Movement pruning."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from sparsity.methods.gmp import GMP
+from sparsity.methods.tensor import SparseTensor
+
+
+@dataclass(eq=False, kw_only=True)
+class Movement(GMP):
+    """Movement pruning, for finetuning: weights that move towards zero go (Sanh et al. 2020, arXiv 2005.07683, section 4).
+
+    Every weight has a score, S ← S − ∂L/∂W′ · W, with the gradient of the sparse weight W′ and the value of W; the tensor keeps
+    its largest scores, along the cubic curve of :class:`GMP`, and goes on choosing after its end. A weight that is off keeps
+    its value, is not trained, is still scored, and may return. The paper's learning rate of scores is constant, so that it
+    does not change which are largest; here it is 1.
+
+    Args:
+        start: share of the training steps at which pruning begins; scores are counted from the first step.
+        every: optimizer steps between two choices of masks.
+    """
+
+    start: float = 0.1
+    every: int = 10
+
+    remembers: ClassVar[bool] = True
+
+    def initial_mask(self, tensor: SparseTensor) -> Tensor:
+        self.memory.setdefault("scores", {})[tensor.name] = torch.zeros_like(tensor.weight)
+        return tensor.mask
+
+    def observe(self, tensor: SparseTensor, step: int, max_steps: int) -> None:
+        if tensor.gradient is None or not tensor.gradient.isfinite().all():
+            return
+        dense = tensor.weight + self.memory["hidden"][tensor.name]
+        self.memory["scores"][tensor.name].addcmul_(tensor.gradient, dense, value=-1)
+
+    def update_due(self, step: int, max_steps: int) -> bool:
+        first, last = self.window(max_steps)
+        return step >= first and ((step - first) % self.every == 0 or step == last)
+
+    def update_mask(self, tensor: SparseTensor, step: int, max_steps: int) -> Tensor:
+        scores = tensor.units(self.memory["scores"][tensor.name])
+        return tensor.select(scores, self.nnz_at(tensor, step, max_steps))

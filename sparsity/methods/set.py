@@ -1,0 +1,82 @@
+"""Drop and grow: SET."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from sparsity import criteria, schedules
+from sparsity.masks import top_k_mask
+from sparsity.methods.static import Static
+from sparsity.methods.tensor import SparseTensor
+from sparsity.structures import UNSTRUCTURED, Structure
+
+
+def drop_and_grow(
+    mask: Tensor, keep_scores: Tensor, grow_scores: Tensor, fraction: float, structure: Structure = UNSTRUCTURED
+) -> Tensor:
+    """One drop-and-grow update of a mask (Evci et al. 2020, Alg. 1).
+
+    The k = int(fraction · active units) active units with the smallest ``keep_scores`` are dropped; as many come where
+    ``grow_scores`` are largest among all others of the same group, the just dropped included. An inactive unit never
+    competes for being kept.
+
+    Args:
+        mask: of the weights.
+        keep_scores: of the units, as :meth:`~sparsity.structures.Structure.units` makes them; likewise ``grow_scores``.
+        fraction: share of the active units to replace.
+    """
+    on = structure.active(mask)
+    active = int(on.sum())
+    kept = top_k_mask(keep_scores.masked_fill(~on, -torch.inf), active - int(fraction * active))
+    grown = structure.select(grow_scores.masked_fill(kept, torch.inf), active * structure.unit_size)
+    return structure.expand(grown, mask.shape)
+
+
+@dataclass(eq=False, kw_only=True)
+class SET(Static):
+    """Sparse evolutionary training: drop by magnitude, grow at random (Mocanu et al. 2018, Alg. 2).
+
+    Args:
+        drop_fraction: α, the share of active weights replaced at the start; decays to 0 along a cosine.
+        every: ΔT, optimizer steps between updates.
+        stop: T_end, as a share of the training steps.
+    """
+
+    drop_fraction: float = 0.3
+    every: int = 100
+    stop: float = 0.75
+
+    tag: ClassVar[str] = "rigl"
+    skips_weight_step: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.drop_fraction <= 1 or self.every < 1 or not 0 < self.stop <= 1:
+            raise ValueError(
+                f"drop_fraction in [0, 1], every >= 1 and stop in (0, 1] expected, "
+                f"got {self.drop_fraction}, {self.every} and {self.stop}"
+            )
+
+    def update_due(self, step: int, max_steps: int) -> bool:
+        return schedules.update_due(step, self.every, start=0, stop=self.stop * max_steps)
+
+    def drop_fraction_at(self, step: int, max_steps: int) -> float:
+        """Share of each tensor's active weights that is replaced at ``step``."""
+        return schedules.cosine_drop_fraction(step, self.stop * max_steps, self.drop_fraction)
+
+    def progress(self, step: int, max_steps: int) -> dict[str, float]:
+        return {"drop_fraction": self.drop_fraction_at(step, max_steps)}
+
+    def update_mask(self, tensor: SparseTensor, step: int, max_steps: int) -> Tensor:
+        fraction = self.drop_fraction_at(step, max_steps)
+        return drop_and_grow(tensor.mask, self.keep_scores(tensor), self.grow_scores(tensor), fraction, tensor.structure)
+
+    def keep_scores(self, tensor: SparseTensor) -> Tensor:
+        """What goes: the active units with the smallest of these scores."""
+        return tensor.score(criteria.magnitude)
+
+    def grow_scores(self, tensor: SparseTensor) -> Tensor:
+        """What comes: the units with the largest of these scores."""
+        return tensor.score(criteria.random)

@@ -1,0 +1,41 @@
+"""Straight-through magnitude pruning."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from sparsity.methods.base import SparseMethod
+from sparsity.methods.tensor import SparseTensor
+
+
+@dataclass(eq=False, kw_only=True)
+class STE(SparseMethod):
+    """Magnitude pruning with a straight-through estimator (Bengio et al. 2013).
+
+    Dense weights are trained with the gradients of the sparse ones: forward and backward see the largest weights of each
+    tensor, the optimizer steps all of them, and then the largest are chosen anew. Outside the optimizer step the model has
+    the sparse weights; the values of the others are in ``memory["hidden"]``.
+
+    Args:
+        every: optimizer steps between two choices of masks.
+    """
+
+    every: int = 1
+
+    remembers: ClassVar[bool] = True
+    straight_through: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.every < 1:
+            raise ValueError(f"every >= 1 expected, got {self.every}")
+
+    def initial_mask(self, tensor: SparseTensor) -> Tensor:
+        return tensor.select(self.initial_scores(tensor), tensor.nnz)
+
+    def update_due(self, step: int, max_steps: int) -> bool:
+        return (step + 1) % self.every == 0
+
+    def update_mask(self, tensor: SparseTensor, step: int, max_steps: int) -> Tensor:
+        return self.initial_mask(tensor)

@@ -1,0 +1,81 @@
+"""What masks look like: neurons without a weight, how evenly weights spread, and how much two models' masks agree."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sparsity.masks import MaskSet
+
+
+def dead_rows(mask: Tensor) -> int:
+    """Rows of a mask (outputs, inputs) that are all off: outputs of a linear layer that no active weight enters, which are
+    constant; of an embedding table, tokens without an embedding."""
+    return int((~mask.flatten(1).any(dim=1)).sum())
+
+
+def dead_columns(mask: Tensor) -> int:
+    """Columns of a mask (outputs, inputs) that are all off: inputs of a linear layer that it does not read."""
+    return int((~mask.flatten(1).any(dim=0)).sum())
+
+
+def dead_neurons(masks: Mapping[str, Tensor]) -> int:
+    """Dead rows and dead columns of all these masks; a hidden neuron dead on both sides counts in both of its matrices."""
+    return sum(dead_rows(mask) + dead_columns(mask) for mask in masks.values())
+
+
+def imbalance(mask: Tensor, dim: int) -> float:
+    """Coefficient of variation of the active weights a row (``dim`` 0) or a column (1) has; NaN where the mask is empty.
+
+    A mask drawn at random stays near √((1 − density) / (density · weights a row)).
+    """
+    counts = mask.flatten(1).sum(1 - dim, dtype=torch.float64)
+    return float(counts.std(correction=0) / counts.mean())
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """How much two masks agree. Overlaps of several tensors add up.
+
+    Attributes:
+        both: weights that are on in both.
+        either: weights that are on in one at least.
+        both_by_chance: weights expected on in both if one mask were drawn at random with its number of weights.
+    """
+
+    both: int = 0
+    either: int = 0
+    both_by_chance: float = 0.0
+
+    def __add__(self, other: "Overlap") -> "Overlap":
+        return Overlap(self.both + other.both, self.either + other.either, self.both_by_chance + other.both_by_chance)
+
+    @property
+    def jaccard(self) -> float:
+        """Share of what is on in one that is on in both: 1 for equal masks alone (two empty masks are equal)."""
+        return self.both / self.either if self.either else 1.0
+
+    @property
+    def jaccard_by_chance(self) -> float:
+        """The same for the expected intersection."""
+        either = self.both + self.either - self.both_by_chance
+        return self.both_by_chance / either if either else 1.0
+
+
+def overlap(first: MaskSet, second: MaskSet) -> dict[str, Overlap]:
+    """Overlap of every tensor of two models.
+
+    Raises:
+        ValueError: the models have other sparse tensors, or tensors of other shapes.
+    """
+    if odd := sorted(first.keys() ^ second.keys()):
+        raise ValueError(f"masks of different tensors cannot be compared: only one of the two has {odd[0]}")
+    overlaps = {}
+    for name, mask in first.items():
+        other = second[name]
+        if mask.shape != other.shape:
+            raise ValueError(f"masks of {name} cannot be compared: shapes {tuple(mask.shape)} and {tuple(other.shape)}")
+        chance = int(mask.sum()) * int(other.sum()) / mask.numel()
+        overlaps[name] = Overlap(int((mask & other).sum()), int((mask | other).sum()), chance)
+    return overlaps

@@ -1,0 +1,130 @@
+"""The task table, entry by entry, and metrics against numbers worked out by hand."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from objectives.glue import GLUE, SUBMISSION, degenerate, glue_task, predictions, task_loss, task_scores
+
+PAIR, PREMISE, BINARY = ("sentence1", "sentence2"), ("premise", "hypothesis"), ("0", "1")
+ENTAILMENT, NLI = ("entailment", "not_entailment"), ("entailment", "neutral", "contradiction")
+QUESTIONS, STRINGS = ("question1", "question2"), ("#1 String", "#2 String")
+DEV, TEST, MNLI_DEV = ("dev",), ("test",), ("dev_matched", "dev_mismatched")
+MNLI_TEST, BOTH = ("test_matched", "test_mismatched"), ("accuracy", "accuracy_mismatched")
+TABLE = {  # texts, on the hub, label, classes, metrics (the first ranks), dev files, test files, submission files
+    "CoLA": (("sentence",), ("sentence",), "label", BINARY, ("matthews",), DEV, TEST, ("CoLA",)),
+    "SST-2": (("sentence",), ("sentence",), "label", BINARY, ("accuracy",), DEV, TEST, ("SST-2",)),
+    "MRPC": (STRINGS, PAIR, "Quality", BINARY, ("f1", "accuracy"), DEV, TEST, ("MRPC",)),
+    "STS-B": (PAIR, PAIR, "score", (), ("pearson", "spearman"), DEV, TEST, ("STS-B",)),
+    "QQP": (QUESTIONS, QUESTIONS, "is_duplicate", BINARY, ("accuracy", "f1"), DEV, TEST, ("QQP",)),
+    "MNLI": (PAIR, PREMISE, "gold_label", NLI, BOTH, MNLI_DEV, MNLI_TEST, ("MNLI-m", "MNLI-mm")),
+    "QNLI": (("question", "sentence"), ("question", "sentence"), "label", ENTAILMENT, ("accuracy",), DEV, TEST, ("QNLI",)),
+    "RTE": (PAIR, PAIR, "label", ENTAILMENT, ("accuracy",), DEV, TEST, ("RTE",)),
+    "WNLI": (PAIR, PAIR, "label", BINARY, ("accuracy",), DEV, TEST, ("WNLI",)),
+    "AX": (PAIR, PREMISE, "gold_label", NLI, BOTH, MNLI_DEV, ("diagnostic",), ("AX",)),
+}
+HUB = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli", "ax")
+
+
+def test_the_table() -> None:
+    assert list(GLUE) == list(TABLE)
+    for task, expected in zip(GLUE.values(), TABLE.values(), strict=True):
+        dev, test = tuple(task.dev.values()), tuple(task.test.values())
+        texts = (task.texts, task.hub_texts or task.texts, task.label, task.classes)
+        assert (*texts, task.metrics, dev, test, tuple(task.test)) == expected
+        assert task.rank_by == ("f1" if task.name == "QQP" else task.metrics[0])
+        assert (task.outputs, task.regression) == ({"STS-B": 1, "MNLI": 3, "AX": 3}.get(task.name, 2), task.name == "STS-B")
+    assert tuple(task.hub for task in GLUE.values()) == HUB
+    assert [task.name for task in GLUE.values() if task.trained_on] == ["AX"]
+    assert [task.name for task in GLUE.values() if task.headerless] == ["CoLA"]
+    names = ("CoLA", "SST-2", "MRPC", "STS-B", "QQP", "MNLI-m", "MNLI-mm", "QNLI", "RTE", "WNLI", "AX")
+    assert names == SUBMISSION
+
+
+def test_the_table_is_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        GLUE["CoLA"].label = "other"
+    with pytest.raises(TypeError):
+        GLUE["CoLA"] = GLUE["RTE"]
+
+
+def test_names_in_any_case_and_of_the_hub() -> None:
+    for name, hub in zip(GLUE, HUB, strict=True):
+        assert {glue_task(spelling).name for spelling in (name, name.lower(), name.upper(), hub)} == {name}
+    with pytest.raises(ValueError, match="no GLUE task 'SNLI'; there are CoLA, SST-2, MRPC"):
+        glue_task("SNLI")
+
+
+LABELS = torch.tensor([1, 1, 1, 1, 0, 0, 0, 0, 0, 0])
+PREDICTED = torch.tensor([1, 1, 1, 0, 1, 0, 0, 0, 0, 0])  # 3 hits, 1 miss, 1 false alarm, 5 rejections
+MATTHEWS = (3 * 5 - 1 * 1) / math.sqrt(4 * 4 * 6 * 6)
+
+
+@pytest.mark.parametrize(
+    ("task", "expected"),
+    [
+        ("CoLA", {"matthews": MATTHEWS}),
+        ("SST-2", {"accuracy": 0.8}),
+        ("MRPC", {"f1": 0.75, "accuracy": 0.8}),
+        ("QQP", {"f1": 0.75, "accuracy": 0.8}),
+        ("RTE", {"accuracy": 0.8}),
+        ("MNLI", {"accuracy": 0.8}),
+    ],
+)
+def test_scores_of_classes(task: str, expected: dict[str, float]) -> None:
+    assert task_scores(GLUE[task], PREDICTED, LABELS) == pytest.approx(expected, abs=1e-6)
+
+
+def test_accuracy_of_three_classes() -> None:
+    predicted, labels = torch.tensor([0, 1, 2, 2, 1]), torch.tensor([0, 1, 1, 2, 0])
+    assert task_scores(GLUE["MNLI"], predicted, labels) == pytest.approx({"accuracy": 0.6})
+
+
+def test_correlations_with_a_tie() -> None:
+    """Ranks 1, 2.5, 2.5, 4 against 1, 2, 3, 4: 4.5 / √(4.5 · 5). Scores deviate by -2, 0, 0, 2 and -1.5, -0.5, 0.5, 1.5."""
+    predicted, labels = torch.tensor([0.0, 2.0, 2.0, 4.0]), torch.tensor([1.0, 2.0, 3.0, 4.0])
+    expected = {"pearson": 6 / math.sqrt(8 * 5), "spearman": 4.5 / math.sqrt(4.5 * 5)}
+    assert task_scores(GLUE["STS-B"], predicted, labels) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("value", [2.0, math.nan])
+def test_a_constant_correlates_with_nothing(value: float) -> None:
+    scores = task_scores(GLUE["STS-B"], torch.full((4,), value), torch.arange(4.0))
+    assert scores.keys() == {"pearson", "spearman"}
+    assert all(math.isnan(score) for score in scores.values())
+
+
+def test_loss_is_cross_entropy_or_the_squared_error() -> None:
+    logits = torch.tensor([[0.0, math.log(3.0)], [0.0, 0.0]])
+    nats = [math.log(4 / 3), math.log(2)]
+    assert task_loss(logits, torch.tensor([1, 0]), "none").tolist() == pytest.approx(nats)
+    assert float(task_loss(logits, torch.tensor([1, 0]))) == pytest.approx(sum(nats) / 2)
+    assert float(task_loss(torch.tensor([[1.0], [4.0]]), torch.tensor([2.0, 2.0]))) == 2.5
+
+
+def test_predictions_are_classes_or_scores() -> None:
+    assert predictions(torch.tensor([[0.1, 0.2, -1.0], [3.0, 1.0, 2.0]])).tolist() == [1, 0]
+    assert predictions(torch.tensor([[-0.75], [2.5], [7.0]])).tolist() == [-0.75, 2.5, 7.0]
+
+
+@pytest.mark.parametrize(
+    ("task", "predicted", "labels", "expected"),
+    [
+        ("SST-2", [1] * 10, [1] * 9 + [0], True),  # one class only
+        ("SST-2", [1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 0, 1], True),  # 4 of 6 right, and 5 of 6 are positive
+        ("SST-2", [1, 1, 1, 1, 0, 0], [1, 1, 1, 0, 0, 1], True),  # 4 of 6 is what the larger class has
+        ("SST-2", [1, 1, 1, 0, 0, 0], [1, 1, 1, 0, 0, 1], False),
+        ("CoLA", [1, 0] * 50, ([1, 0] * 29) + ([0, 1] * 21), True),  # Matthews 0.16 < 2 / √100
+        ("CoLA", [1, 0] * 50, ([1, 0] * 31) + ([0, 1] * 19), False),  # 0.24
+        ("STS-B", [2.0] * 9, [1.0, 2.0, 3.0] * 3, True),
+        ("STS-B", [1.0, 2.0, 3.0] * 3, [1.0, 2.0, 3.0] * 3, False),
+        ("STS-B", [3.0, 2.0, 1.0] * 3, [1.0, 2.0, 3.0] * 3, True),
+        ("STS-B", [math.nan] * 9, [1.0, 2.0, 3.0] * 3, True),
+        ("MNLI", [0, 1, 2, 0, 1, 0], [0, 1, 2, 0, 1, 2], False),
+    ],
+)
+def test_degenerate(task: str, predicted: list[float], labels: list[float], expected: bool) -> None:
+    answers, right = torch.tensor(predicted), torch.tensor(labels)
+    assert degenerate(GLUE[task], task_scores(GLUE[task], answers, right), answers, right) is expected

@@ -1,0 +1,182 @@
+"""Every method with every structure and distribution under two optimizers: what must hold after every step."""
+
+import io
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from sparsity import GMP, SET, STE, GlobalRigL, Movement, OneShot, RigL, SparseMethod, SparseStepping, Static
+from sparsity.structures import NM
+
+METHODS: dict[type[SparseMethod], dict[str, float]] = {
+    Static: {},
+    SET: {"every": 2, "stop": 1.0},
+    RigL: {"every": 2, "stop": 1.0},
+    GlobalRigL: {"every": 2, "stop": 1.0},
+    GMP: {"every": 2},
+    OneShot: {"at": 0.5},
+    STE: {},
+    Movement: {"every": 2},
+}
+STRUCTURES = ["unstructured", "rows", "2:4", "4x2", {"a": "1:4", "*": "rows"}, {"b": "8x1", "c": "unstructured"}]
+OPTIMIZERS: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {
+    "adamw": lambda weights: torch.optim.AdamW(weights, lr=0.05, weight_decay=0.5),
+    "sgd": lambda weights: torch.optim.SGD(weights, lr=0.05, momentum=0.9, weight_decay=0.1),
+}
+SHAPES = {"a": (8, 12), "b": (16, 8), "c": (4, 4)}
+SIZE, STEPS = 240, 10
+
+
+def stepping(method: type[SparseMethod]) -> type[SparseStepping]:
+    return type(f"{method.__name__}Stepping", (SparseStepping, method), {})
+
+
+class Run:
+    """Ten steps of three matrices towards random targets; everything random follows from ``seed``."""
+
+    def __init__(self, sparse: SparseStepping, optimizer: str, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.weights = {name: nn.Parameter(torch.randn(shape, generator=generator)) for name, shape in SHAPES.items()}
+        self.gradients = [
+            {name: torch.randn(shape, generator=generator) for name, shape in SHAPES.items()} for _ in range(STEPS)
+        ]
+        self.optimizer = OPTIMIZERS[optimizer](list(self.weights.values()))
+        self.sparse = sparse
+
+    def begin(self) -> None:
+        self.sparse.begin(self.weights, self.sparse.initial_masks(self.weights, SIZE))
+
+    def steps(self, first: int = 0, last: int = STEPS) -> Iterator[int]:
+        for step in range(first, last):
+            for name, weight in self.weights.items():
+                weight.grad = weight.detach() + self.gradients[step][name]
+            if self.sparse.before_step(self.weights, self.optimizer.state, step, STEPS):
+                self.optimizer.zero_grad()
+            self.optimizer.step()
+            self.sparse.after_step(self.weights, step, STEPS)
+            yield step
+
+    def moments(self, name: str) -> list[Tensor]:
+        state = self.optimizer.state[self.weights[name]]
+        return [value for value in state.values() if isinstance(value, Tensor) and value.shape == SHAPES[name]]
+
+    def outcome(self) -> list[Tensor]:
+        memory = [tensor for tensors in self.sparse.memory.values() for tensor in tensors.values()]
+        moments = [moment for name in SHAPES for moment in self.moments(name)]
+        return [weight.detach() for weight in self.weights.values()] + list(self.sparse.masks.values()) + memory + moments
+
+
+def assert_equal(first: list[Tensor], second: list[Tensor]) -> None:
+    assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+
+
+configurations = {
+    "method": st.sampled_from(list(METHODS)),
+    "structure": st.sampled_from(STRUCTURES),
+    "distribution": st.sampled_from(["uniform", "erdos_renyi", "global"]),
+    "optimizer": st.sampled_from(list(OPTIMIZERS)),
+    "seed": st.integers(0, 999),
+}
+
+
+def configured(method: type[SparseMethod], structure: str | dict[str, str], distribution: str, seed: int) -> SparseStepping:
+    nonzeros = {"sparsity": 0.5} if structure == "2:4" else {"nonzeros": 96}
+    return stepping(method)(structure=structure, distribution=distribution, seed=seed, **nonzeros, **METHODS[method])
+
+
+def final_nnz(structure: str | dict[str, str]) -> int:
+    return 120 if structure == "2:4" else 96
+
+
+@given(**configurations)
+@settings(deadline=None, max_examples=150)
+def test_after_every_step_zeros_are_zeros_and_masks_have_their_structure(
+    method: type[SparseMethod], structure: str | dict[str, str], distribution: str, optimizer: str, seed: int
+) -> None:
+    sparse = configured(method, structure, distribution, seed)
+    run = Run(sparse, optimizer, seed)
+    run.begin()
+    assert sum(sparse.nnz.values()) == final_nnz(structure)  # exact: 96 is divisible by every unit
+    pruned_gradually = isinstance(sparse, GMP | OneShot)
+    for step in run.steps():
+        total = 0
+        for name, mask in sparse.masks.items():
+            weight = run.weights[name].detach()
+            assert not weight[~mask].any()
+            assert not torch.signbit(weight[~mask]).any()
+            units = sparse.structure_of(name).active(mask)
+            assert torch.equal(sparse.structure_of(name).expand(units, mask.shape), mask)
+            assert int(units.sum(1).max() - units.sum(1).min()) <= 1 or len(units) == 1
+            if not sparse.straight_through:
+                assert not any(moment[~mask].any() for moment in run.moments(name))
+            if not pruned_gradually and not isinstance(sparse, GlobalRigL):
+                assert int(mask.sum()) == sparse.nnz[name]
+            total += int(mask.sum())
+        if not pruned_gradually:
+            assert total == final_nnz(structure)
+        elif step >= 8:
+            assert sparse.masks.nnz() == sparse.nnz
+    for name, mask in sparse.masks.items():
+        if isinstance(groups := sparse.structure_of(name), NM):
+            assert set(groups.active(mask).sum(1).tolist()) == {groups.n}
+
+
+@given(**configurations)
+@settings(deadline=None, max_examples=60)
+def test_a_resumed_run_is_the_uninterrupted_run(
+    method: type[SparseMethod], structure: str | dict[str, str], distribution: str, optimizer: str, seed: int
+) -> None:
+    whole, again, resumed = (Run(configured(method, structure, distribution, seed), optimizer, seed) for _ in range(3))
+    for run in (whole, again):
+        run.begin()
+    list(whole.steps())
+    list(again.steps(last=5))
+    file = io.BytesIO()
+    torch.save([dict(again.weights), again.optimizer.state_dict(), again.sparse.state_dict()], file)
+    file.seek(0)
+    weights, optimizer_state, sparse_state = torch.load(file, weights_only=True)
+
+    with torch.no_grad():
+        for name, weight in resumed.weights.items():
+            weight.copy_(weights[name])
+    resumed.optimizer.load_state_dict(optimizer_state)
+    resumed.sparse.load_state_dict(sparse_state)
+    resumed.sparse.resume(resumed.weights)
+    list(resumed.steps(first=5))
+    list(again.steps(first=5))
+    assert_equal(again.outcome(), whole.outcome())  # deterministic
+    assert_equal(resumed.outcome(), whole.outcome())
+    assert resumed.sparse.last_update == whole.sparse.last_update
+    assert resumed.sparse.nnz == whole.sparse.nnz
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
+def test_masks_change_when_the_method_says_so_and_explored_remembers(method: type[SparseMethod]) -> None:
+    sparse = configured(method, "unstructured", "uniform", 0)
+    run = Run(sparse, "adamw", 0)
+    run.begin()
+    before, ever, changed = dict(sparse.masks), dict(sparse.masks), []
+    for step in run.steps():
+        if any(not torch.equal(before[name], mask) for name, mask in sparse.masks.items()):
+            changed.append(step)
+        before = dict(sparse.masks)
+        ever = {name: ever[name] | mask for name, mask in before.items()}
+    due = [step for step in range(STEPS) if sparse.update_due(step, STEPS)]
+    assert set(changed) <= set(due)
+    assert len(changed) >= len(due) - 2  # the first of a ramp prunes nothing, the last drop fraction moves less than one
+    assert all(torch.equal(sparse.explored[name], mask) for name, mask in ever.items())
+
+
+def test_a_gradient_that_is_not_finite_skips_a_drop_and_grow_update() -> None:
+    sparse = configured(RigL, "unstructured", "uniform", 0)
+    run = Run(sparse, "adamw", 0)
+    run.begin()
+    masks = dict(sparse.masks)
+    run.gradients[2]["a"][0, 0] = torch.nan
+    with pytest.warns(UserWarning, match="step 2: a gradient is not finite; the mask update is skipped"):
+        list(run.steps(last=3))
+    assert all(torch.equal(masks[name], mask) for name, mask in sparse.masks.items())

@@ -1,0 +1,261 @@
+"""The command: sweeps that are killed and go on, trials that fail or hang and hold nobody, stages, and one line for a mistake."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+import sweep
+from helpers import CONFIG
+
+ROOT = Path(__file__).parent.parent
+FAKE = (sys.executable, str(Path(__file__).with_name("fake_fit.py")))
+
+
+@pytest.fixture
+def protocol(tmp_path: Path) -> Path:
+    """A protocol of twelve fits of one task."""
+    return write_protocol(tmp_path, seeds=12, tasks={"CoLA": None})
+
+
+@pytest.fixture
+def pretrained(tmp_path: Path) -> Path:
+    """What looks like an exported model."""
+    directory = tmp_path / "bert_100k" / "version_0" / "export"
+    directory.mkdir(parents=True)
+    (directory / "config.json").write_text("{}")
+    return directory
+
+
+def write_protocol(directory: Path, **content: Any) -> Path:
+    (directory / "fit.yaml").touch()
+    file = directory / "protocol.yaml"
+    file.write_text(yaml.safe_dump({"config": "fit.yaml"} | content, sort_keys=False))
+    return file
+
+
+def start(root: Path, *options: Any, train: tuple[str, ...] = FAKE) -> subprocess.Popen:
+    """``sweep.py`` on another training command, in a process of its own, its output in ``root / "output"``."""
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import sweep; sweep.main(train={train!r})"
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HOME": str(root / "home")}
+    command = [sys.executable, "-c", program, *map(str, options)]
+    with (root / "output").open("a") as output:
+        return subprocess.Popen(command, cwd=root, env=environment, stdout=output, stderr=subprocess.STDOUT)
+
+
+def events(root: Path) -> list[list[str]]:
+    log = root / "runs" / "events.log"
+    return [line.split() for line in log.read_text().splitlines()] if log.exists() else []
+
+
+def count(root: Path, event: str) -> Counter[str]:
+    return Counter(name for happened, name, *_ in events(root) if happened == event)
+
+
+def processes(script: str, option: str) -> list[int]:
+    """Ids of the processes that run a Python script with an option."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            command = file.read_text().split("\0")
+            found += [int(file.parent.name)] if option in command and command[1].endswith(script) else []
+    return found
+
+
+def record(root: Path, name: str) -> dict[str, Any]:
+    return json.loads((root / "runs" / name / "sweep.json").read_text())
+
+
+def statuses(root: Path, name: str) -> dict[str, str]:
+    return {trial: entry["status"] for trial, entry in record(root, name)["trials"].items()}
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_goes_on_and_repeats_nothing(tmp_path: Path, protocol: Path, pretrained: Path) -> None:
+    arguments = ("--config", protocol, "--pretrained", pretrained, "--", "--seconds=0.6")
+    name = "protocol_bert_100k"
+    driver = start(tmp_path, *arguments)
+    try:
+        while sum(count(tmp_path, "ends").values()) < 5 or count(tmp_path, "begins") == count(tmp_path, "ends"):
+            assert driver.poll() is None, (tmp_path / "output").read_text()
+            time.sleep(0.02)  # until it is in the middle of a fit
+    finally:
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+    done = count(tmp_path, "ends")
+    assert 5 <= sum(done.values()) < 12
+    finished = {trial for trial, status in statuses(tmp_path, name).items() if status == "finished"}
+    assert start(tmp_path, *arguments).wait(120) == 0, (tmp_path / "output").read_text()
+
+    everyone = {f"CoLA_seed={seed}": 1 for seed in range(12)}
+    assert count(tmp_path, "ends") == everyone
+    assert all(count(tmp_path, "begins")[trial] == 1 for trial in finished)
+    assert statuses(tmp_path, name) == dict.fromkeys(everyone, "finished")
+    figures = record(tmp_path, name)["tasks"]["CoLA"]["metrics"]["matthews"]
+    assert figures == {
+        **{"runs": 12, "degenerate": 1, "max": 1.1, "min": 0.0},  # seeds 0 … 11, in tenths
+        **{"median": pytest.approx(0.55), "mean": pytest.approx(0.55), "std": pytest.approx(0.13**0.5)},
+    }
+    begun = len(events(tmp_path))
+    assert start(tmp_path, *arguments).wait(60) == 0
+    assert len(events(tmp_path)) == begun
+    assert not list((tmp_path / "home").glob("*ray*"))
+    assert not (tmp_path / "home" / ".ray").exists()
+    assert not sweep.session_directory(tmp_path / "runs" / name).exists()
+
+
+@pytest.mark.slow
+def test_a_failed_and_a_hung_trial_hold_nobody(tmp_path: Path, pretrained: Path) -> None:
+    """Of two tasks with three seeds, seed 1 of one raises and of the other hangs; what starts from the second still runs."""
+    tasks = {
+        "CoLA": {"settings": {"behaviour": "fails"}},
+        "MNLI": {"settings": {"behaviour": "hangs"}},
+        "RTE": {"seeds": 1, "start": "MNLI"},
+    }
+    file = write_protocol(tmp_path, seeds=3, tasks=tasks)
+    driver = start(tmp_path, "--config", file, "--pretrained", pretrained, "--name=s", "--stall=0.1", "--concurrency=2")
+    assert driver.wait(120) == 1
+    failed = {trial for trial, status in statuses(tmp_path, "s").items() if status == "failed"}
+    assert failed == {"CoLA_seed=1", "MNLI_seed=1"}
+    assert count(tmp_path, "begins") == {trial: 1 + (trial in failed) for trial in statuses(tmp_path, "s")}
+    assert all(trial in failed or count(tmp_path, "ends")[trial] == 1 for trial in statuses(tmp_path, "s"))
+    errors = {trial: entry.get("error") for trial, entry in record(tmp_path, "s")["trials"].items() if trial in failed}
+    assert errors == {
+        "CoLA_seed=1": "RuntimeError: the loss is not finite",
+        "MNLI_seed=1": "no sign of life for 0.1 minutes",
+    }
+    output = (tmp_path / "output").read_text()
+    assert "failed: CoLA_seed=1: RuntimeError: the loss is not finite" in output
+    assert "Traceback" not in output
+
+    summary = json.loads((tmp_path / "runs" / "s" / "RTE_seed=0" / "version_0" / "summary.json").read_text())
+    assert summary["pretrained"] == str(tmp_path / "runs" / "s" / "MNLI_seed=2" / "version_0" / "export")  # the best of them
+
+
+@pytest.mark.slow
+def test_a_search_ends_the_worst_early(tmp_path: Path) -> None:
+    """One fit after the other, each compared with those before it: of four, one in the best quarter goes on."""
+    rates = {"model.lr": {"loguniform": [1e-3, 10.0]}}
+    search = {"trials": 5, "space": rates, "first_cut": 10, "reduction": 4}
+    file = write_protocol(tmp_path, settings={"trainer.max_steps": 30, "behaviour": "searches"}, search=search)
+    assert start(tmp_path, "--config", file, "--name=s", "--concurrency=1").wait(120) == 0, (tmp_path / "output").read_text()
+    trials = record(tmp_path, "s")["trials"]
+    perplexities: list[float] = []
+    for name, trial in trials.items():
+        own = trial["settings"]["model.lr"] * 100
+        kept = not perplexities or own <= np.percentile(perplexities, 25)
+        perplexities.append(own)
+        assert trial["status"] == ("finished" if kept else "pruned"), name
+        assert count(tmp_path, "ends")[name] >= kept  # one that is cut may be at its end before it is told
+    assert {trial["status"] for trial in trials.values()} == {"finished", "pruned"}
+    best = record(tmp_path, "s")["tasks"]["pretraining"]["metrics"]["perplexity"]
+    assert best["min"] == pytest.approx(min(perplexities))
+
+
+@pytest.mark.slow
+def test_a_real_fit(tmp_path: Path, corpus: Path, tokenizer_dir: Path) -> None:
+    """``train.py`` itself: killed after its first checkpoint, it is tried again and ends as if nothing had happened."""
+    data = {"path": str(corpus), "tokenizer": str(tokenizer_dir), "length": 16, "batch_size": 8, "cache_dir": "cache"}
+    fit = {
+        "model": {"class_path": "MaskedLanguageModel", "init_args": {"config": CONFIG}},
+        "data": {"class_path": "TextDataModule", "init_args": data},
+        "trainer": {"accelerator": "cpu", "limit_val_batches": 2, "val_check_interval": 0.5},
+        "checkpoint": {"every_n_train_steps": 20},
+    }
+    (tmp_path / "real.yaml").write_text(yaml.safe_dump(fit))
+    file = write_protocol(tmp_path, config="real.yaml", settings={"trainer.max_steps": 200})
+    run = tmp_path / "runs" / "protocol_real" / "seed=0" / "version_0"
+    driver = start(tmp_path, "--config", file, train=sweep.TRAIN)
+    while not (run / "checkpoints" / "last.ckpt").exists():
+        assert driver.poll() is None, (tmp_path / "output").read_text()
+        time.sleep(0.05)
+    (process,) = processes("train.py", f"--runs={run.parent.parent}")
+    os.kill(process, signal.SIGKILL)
+    assert driver.wait(120) == 0, (tmp_path / "output").read_text()
+    log = (run.parent / "log.txt").read_text()
+    assert "ended by SIGKILL" in log
+    assert f"ckpt_path last: {run / 'checkpoints' / 'last.ckpt'}" in log
+    summary = json.loads((run / "summary.json").read_text())
+    assert (summary["status"], summary["steps"], summary["experiment"]) == ("finished", 200, "seed=0")
+    assert summary["tokens"] == 200 * 8 * 16  # none twice
+    assert set(record(tmp_path, "protocol_real")["tasks"]["pretraining"]["metrics"]) == {"perplexity", "eval_loss"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--pretrained", "{tmp}/nothing"], "pretrained: no directory '{tmp}/nothing', nor a model of that name on the hub"),
+        (["--pretrained", "{tmp}"], "pretrained: {tmp} has no config.json"),
+        ([], "--pretrained is missing"),
+        (["--pretrained", "{model}", "--tasks", "COLLA"], "no GLUE task 'COLLA'"),
+        (["--pretrained", "{model}", "--tasks", "RTE"], "RTE is no task of this protocol; it has CoLA"),
+        (["--pretrained", "{model}", "--start", "MNLI={model}"], "--start: nothing here starts from MNLI"),
+        (["--config", "{tmp}/no.yaml"], "No such file or directory"),
+        (["--config", "{tmp}/keys.yaml"], "unknown key 'epochs'"),
+        (["--config", "{tmp}/grid.yaml"], "the grid is empty"),
+    ],
+)
+def test_mistakes_are_one_line_before_ray_starts(
+    tmp_path: Path, protocol: Path, pretrained: Path, options: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "sweeps.tuning", None)  # an import of it is an error
+    monkeypatch.setattr(sweep, "ray_environment", lambda address: {})  # other tests have theirs
+    (tmp_path / "keys.yaml").write_text("config: fit.yaml\nepochs: 3\n")
+    (tmp_path / "grid.yaml").write_text("config: fit.yaml\ntasks: {CoLA: }\ngrid: {}\n")
+    options = [option.format(tmp=tmp_path, model=pretrained) for option in options]
+    with pytest.raises(SystemExit) as stop:
+        sweep.main(["--config", str(protocol), "--runs", str(tmp_path / "runs"), *options])
+    assert isinstance(stop.value.code, str)
+    assert stop.value.code.startswith("error: ")
+    assert message.format(tmp=tmp_path) in stop.value.code
+    assert "\n" not in stop.value.code
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("runs/bert_100k/version_3/export", "bert_100k"),
+        ("runs/bert_1mi/version_0/bert_100k", "bert_100k"),  # exported at a step, under this name
+        ("models/minilm", "minilm"),
+        ("google-bert/bert-base-cased", "bert-base-cased"),
+    ],
+)
+def test_a_model_is_called_after_its_experiment(path: str, name: str) -> None:
+    assert sweep.model_name(path) == name
+
+
+def test_command_of_a_trial(tmp_path: Path, pretrained: Path) -> None:
+    """What is given after ``--`` comes after the protocol's settings; where a run goes comes last."""
+    file = write_protocol(tmp_path, settings={"model.lr": 1e-5, "a": True}, seeds=2, tasks={"STS-B": None})
+    extra = ["--trainer.callbacks+=StaticSparsity", "--model.lr=2"]
+    arguments = [
+        "--config",
+        str(file),
+        "--pretrained",
+        str(pretrained),
+        "--data.path",
+        "GLUE",
+        "--runs",
+        str(tmp_path),
+        "--",
+    ]
+    options = sweep.parse(arguments + extra)
+    protocol, trials, _, record = sweep.plan(options)
+    fit = sweep.fit_of(trials[1], options, ("train",), protocol, record, "MODEL")
+    assert fit.command == (
+        *("train", f"--config={tmp_path / 'fit.yaml'}", "--data.task=STS-B", "--data.path=GLUE", "--model.pretrained=MODEL"),
+        *("--model.lr=1e-05", "--a=true", "--seed_everything=1", "--trainer.enable_progress_bar=false", *extra),
+        *(f"--runs={tmp_path / 'protocol_bert_100k'}", "--experiment=STS-B_seed=1", "--version=0", "--ckpt_path=last"),
+    )
+    assert (fit.run, fit.stall) == (tmp_path / "protocol_bert_100k" / "STS-B_seed=1" / "version_0", 1800)

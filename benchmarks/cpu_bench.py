@@ -1,7 +1,8 @@
 """Methods side by side in the low-noise regime of ``configs/experiments/cpu_bench.yaml``: mean and spread of the eval loss.
 
 ``python benchmarks/cpu_bench.py`` makes what is not there yet and prints the table; a run that finished is not repeated.
-Runs take one thread each and go ``--parallel`` at a time, so that tokens a second are no measure of speed here.
+Sparsity is that of the encoder's matrices at the end, average density that over training. Runs take one thread each and go
+``--parallel`` at a time: tokens a second are those of one thread, and compare on a machine that does nothing else.
 """
 
 import argparse
@@ -65,20 +66,31 @@ def fit(runs: Path, method: str, seed: int, extra: list[str]) -> None:
     print(f"{name}: {'done' if code == 0 else f'exit code {code}, see {log}'}", flush=True)
 
 
+def mean(summaries: list[dict], key: str, default: float | None = None) -> float:
+    """Mean over runs of one figure of their summaries."""
+    return statistics.mean(summary.get(key, default) for summary in summaries)
+
+
 def results_table(runs: Path, methods: list[str], seeds: list[int]) -> Table:
-    """Mean and sample standard deviation over seeds, and every seed's figure."""
+    """Mean and sample standard deviation of the eval loss over seeds, every seed's figure, and what the method costs."""
     table = Table()
-    for column in ("method", "sparsity of model", "eval loss", "std", "each seed", "unigram"):
+    for column in ("method", "eval loss", "std", "each seed", "unigram", "sparsity", "average\ndensity", "tokens/s"):
         table.add_column(column)
     for method in methods:
         summaries = [summary for seed in seeds if (summary := finished(runs / f"{method}_seed{seed}" / "version_0"))]
         if not summaries:
             continue
         losses = [summary["eval_loss"] for summary in summaries]
-        spread = f"{statistics.stdev(losses):.4f}" if len(losses) > 1 else ""
-        each = ", ".join(f"{loss:.4f}" for loss in losses)
-        unigram, sparsity = summaries[0]["unigram_loss"], summaries[0]["sparsity"]["model"]
-        table.add_row(method, f"{sparsity:.4f}", f"{statistics.mean(losses):.4f}", spread, each, f"{unigram:.4f}")
+        table.add_row(
+            method,
+            f"{statistics.mean(losses):.3f}",
+            f"{statistics.stdev(losses):.3f}" if len(losses) > 1 else "",
+            ", ".join(f"{loss:.3f}" for loss in losses),
+            f"{mean(summaries, 'unigram_loss'):.3f}",
+            f"{summaries[0]['sparsity']['encoder']:.4f}",
+            f"{mean(summaries, 'average_density', 1.0):.3f}",
+            f"{mean(summaries, 'tokens_per_second'):,.0f}",
+        )
     return table
 
 

@@ -54,11 +54,13 @@ def peak_memory_mb() -> float:
 class RunSummary(Callback):
     """Writes ``summary.json`` into the run's directory: when the fit starts, after every validation, and at its end.
 
-    What has no meaning for a run is absent. Counts of tokens and seconds go on across a resume.
+    What has no meaning for a run is absent. Counts of tokens and seconds go on across a resume. ``average_density`` is the mean
+    over training of the share of the sparse tensors' weights that are on: what a method costs where zeros cost nothing.
     """
 
     def __init__(self) -> None:
         self.tokens, self.seconds, self.train_seconds = 0, 0.0, 0.0
+        self.batches, self.summed_density = 0, 0.0
         self.results: dict[str, Any] = {}
         self._flops: FlopCounterMode | None = None
         self._clock: float | None = None
@@ -69,6 +71,8 @@ class RunSummary(Callback):
         self._write(trainer, pl_module, "running")
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
+        if (sparse := sparse_training(trainer)) is not None:
+            self.batches, self.summed_density = self.batches + 1, self.summed_density + sparse.density
         if "flops_per_step" not in self.results and not getattr(pl_module.hparams, "compile_encoder", False):
             self._flops = FlopCounterMode(display=False)
             self._flops.__enter__()
@@ -150,6 +154,7 @@ class RunSummary(Callback):
             "parameters": parameters,
             "nonzeros": parameters - zeros,
             "sparsity": sparsity_totals(pl_module.model, sparse),
+            "average_density": self.summed_density / self.batches if self.batches else None,
             "task": task.name if (task := getattr(trainer.datamodule, "task", None)) is not None else None,
             "pretrained": pl_module.hparams.get("pretrained"),
             **self.results,
@@ -167,9 +172,12 @@ class RunSummary(Callback):
             "tokens": self.tokens,
             "seconds": self.seconds,
             "train_seconds": self.train_seconds,
+            "batches": self.batches,
+            "summed_density": self.summed_density,
             "results": {key: value for key, value in self.results.items() if key != "error"},
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.tokens, self.results = state_dict["tokens"], dict(state_dict["results"])
         self.seconds, self.train_seconds = state_dict["seconds"], state_dict["train_seconds"]
+        self.batches, self.summed_density = state_dict["batches"], state_dict["summed_density"]

@@ -35,6 +35,7 @@ class SparseStepping(SparseMethod):
         initial_nnz: weights that were on at the start, by name.
         explored: weights that have ever been on, by name.
         dense_in: the dense weights of a straight-through method are in, for the optimizer's step.
+        density: share of the sparse tensors' weights that are on.
         last_update: churn, share explored and the method's progress at the latest mask update; empty before the first.
     """
 
@@ -43,6 +44,7 @@ class SparseStepping(SparseMethod):
         self.masks: MaskSet | None = None
         self.explored: MaskSet | None = None
         self.initial_nnz: dict[str, int] = {}
+        self.density = 1.0
         self.last_update: dict[str, float] = {}
         self.dense_in = False
 
@@ -50,6 +52,7 @@ class SparseStepping(SparseMethod):
     def begin(self, weights: Mapping[str, Tensor], masks: MaskSet) -> None:
         """Begin with ``masks`` of (some of) the ``weights``, and set what is off to zero."""
         self.masks, self.explored, self.initial_nnz = masks, MaskSet(masks), masks.nnz()
+        self.density = masks.density()
         if self.remembers:
             self.memory["hidden"] = {}
             for name, mask in masks.items():
@@ -64,6 +67,7 @@ class SparseStepping(SparseMethod):
         """
         masks, explored = self._begun()
         self.masks, self.explored = masks.to_parameters(weights), explored.to_parameters(weights)
+        self.density = masks.density()
         for tensors in self.memory.values():
             tensors.update({name: tensor.to(weights[name].device) for name, tensor in tensors.items()})
         self.masks.zero_weights_(weights)
@@ -148,6 +152,7 @@ class SparseStepping(SparseMethod):
             moved, on = moved + (changed & updated).sum(), on + updated.sum()
             ever = ever + explored[name].sum()
         size = sum(tensor.mask.numel() for tensor in tensors)
+        self.density = int(on) / size
         churn = {"churn": int(moved) / max(int(on), 1), "explored": int(ever) / size}
         self.last_update = self.progress(step, max_steps) | churn
 

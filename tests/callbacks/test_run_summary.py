@@ -11,7 +11,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from callbacks import LRRangeTest, OneCycleLR, RandomState, RigL, RunSummary
+from callbacks import GMP, LRRangeTest, OneCycleLR, RandomState, RigL, RunSummary
 from datamodules import TextDataModule
 from helpers import Recorder, fit, parameters
 
@@ -41,12 +41,13 @@ def test_keys_and_values_of_a_finished_run(tmp_path: Path, text_data: Data) -> N
         logger=logger,
     )
     summary = read(Path(logger.log_dir))
-    assert summary.keys() - {"revision"} == ALWAYS | OF_LOGGER_AND_SEED | OF_VALIDATION
+    assert summary.keys() - {"revision"} == ALWAYS | OF_LOGGER_AND_SEED | OF_VALIDATION | {"average_density"}
     assert summary["status"] == "finished"
     assert (summary["experiment"], summary["seed"]) == ("sparse_80", 0)
     assert (summary["steps"], summary["eval_step"]) == (4, 4)
     assert summary["tokens"] == 4 * 2 * 8 * 16
-    assert summary["tokens_per_second"] * summary["seconds"] >= summary["tokens"] > 0
+    assert summary["tokens_per_second"] * (summary["seconds"] + 0.01) >= summary["tokens"]  # validation is not in the rate
+    assert summary["average_density"] == pytest.approx(0.2, abs=1e-4)
     metrics = trainer.callback_metrics
     assert summary["eval_loss"] == pytest.approx(float(metrics["val/loss"]))
     assert summary["perplexity"] == pytest.approx(float(metrics["val/perplexity"]))
@@ -168,6 +169,20 @@ def test_a_checkpoint_in_the_middle_of_a_run_holds_the_time_until_then(tmp_path:
     assert state["tokens"] == 2 * 8 * 16
     assert state["seconds"] > 0.5
     assert state["train_seconds"] > 0.5
+
+
+def test_average_density_is_that_of_the_forward_passes_also_across_a_resume(tmp_path: Path, text_data: Data) -> None:
+    """Pruned by a cubic curve from 0 to 80 % at steps 2, 3 and 4 of 8: pass 4 sees half of the ramp."""
+
+    def callbacks() -> list[Callback]:
+        return [RunSummary(), GMP(sparsity=0.8, start=0.25, end=0.5, every=1), OneCycleLR(), RandomState()]
+
+    trainer = fit(tmp_path, text_data(), callbacks(), max_steps=8, limit_train_batches=6, max_epochs=1)
+    half_pruned = 1 - 0.8 * (1 - 0.5**3)
+    assert read(tmp_path)["average_density"] == pytest.approx((4 + half_pruned + 0.2) / 6, abs=1e-4)
+    trainer.save_checkpoint(tmp_path / "half.ckpt")
+    fit(tmp_path, text_data(), callbacks(), max_steps=8, ckpt_path=tmp_path / "half.ckpt")
+    assert read(tmp_path)["average_density"] == pytest.approx((4 + half_pruned + 3 * 0.2) / 8, abs=1e-4)
 
 
 def test_a_range_test_that_stops_is_summed_up(tmp_path: Path, text_data: Data) -> None:

@@ -27,11 +27,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sparsity.files import MASKS_FILE, load_masks
+from sparsity.files import MASKS_FILE, load_masks, read_safetensors
 from sparsity.masks import pack_bits, unpack_bits
 
 WEIGHTS_FILE = "model.safetensors"
@@ -119,19 +118,6 @@ def written_beside(final: Path) -> Iterator[Path]:
         partial = Path(directory, final.name)
         yield partial
         partial.replace(final)
-
-
-def read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a file.
-
-    Raises:
-        ValueError: it is no safetensors file, or not a whole one.
-    """
-    try:
-        with safe_open(file, "pt") as opened:
-            return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{file}: not a whole safetensors file ({error})") from error
 
 
 def pack(directory: Path, file: Path) -> list[str]:

@@ -5,13 +5,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from sparsity.masks import MaskSet, pack_bits, unpack_bits
 
 MASKS_FILE = "sparsity_masks.safetensors"
 REPORT_FILE = "sparsity.json"
+
+
+def read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a file.
+
+    Raises:
+        ValueError: it is no safetensors file, or not a whole one.
+    """
+    try:
+        with safe_open(file, "pt") as opened:
+            return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{file}: not a whole safetensors file ({error})") from error
 
 
 def sparsity_report(masks: MaskSet, parameters: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -37,17 +51,22 @@ def load_masks(directory: Path) -> MaskSet | None:
     """The masks saved in ``directory``, on the CPU; None where there are none.
 
     Raises:
-        ValueError: the two files do not belong together.
+        ValueError: one of the two files is missing or broken, or they do not belong together.
     """
     if not (directory / MASKS_FILE).exists():
         return None
     if not (directory / REPORT_FILE).exists():
         raise ValueError(f"{directory}: {MASKS_FILE} without {REPORT_FILE}")
-    tensors = json.loads((directory / REPORT_FILE).read_text(encoding="utf-8"))["tensors"]
-    packed = load_file(directory / MASKS_FILE)
-    if packed.keys() != tensors.keys():
+    packed, _ = read_safetensors(directory / MASKS_FILE)
+    try:
+        tensors = json.loads((directory / REPORT_FILE).read_text(encoding="utf-8"))["tensors"]
+        shapes = {name: tuple(entry["shape"]) for name, entry in tensors.items()}
+        nnz = {name: entry["nnz"] for name, entry in tensors.items()}
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"{directory / REPORT_FILE}: not a report of masks ({type(error).__name__}: {error})") from error
+    if packed.keys() != shapes.keys():
         raise ValueError(f"{directory}: {MASKS_FILE} and {REPORT_FILE} name different tensors")
-    masks = MaskSet({name: unpack_bits(packed[name], tuple(entry["shape"])) for name, entry in tensors.items()})
-    if masks.nnz() != {name: entry["nnz"] for name, entry in tensors.items()}:
+    masks = MaskSet({name: unpack_bits(packed[name], shape) for name, shape in shapes.items()})
+    if masks.nnz() != nnz:
         raise ValueError(f"{directory}: {MASKS_FILE} does not have the non-zeros that {REPORT_FILE} states")
     return masks

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sparsity import MaskSet, load_masks, save_masks
-from sparsity.compressed import FORMAT, WEIGHTS_FILE, decode, encode, pack, read_compressed, read_safetensors, unpack
-from sparsity.files import MASKS_FILE
+from sparsity.compressed import FORMAT, WEIGHTS_FILE, decode, encode, pack, read_compressed, unpack
+from sparsity.files import MASKS_FILE, read_safetensors
 
 INTEGER = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int8, torch.bool, torch.complex64)

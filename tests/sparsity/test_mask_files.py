@@ -80,3 +80,20 @@ def test_masks_without_their_report_are_refused(saved: Path) -> None:
     (saved / REPORT_FILE).unlink()
     with pytest.raises(ValueError, match=f"{MASKS_FILE} without {REPORT_FILE}"):
         load_masks(saved)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"tensors": 3}', '{"tensors": {"a.weight": {}}}', '{"tensors": {"a.weight": 1}}']
+)
+def test_a_broken_report_is_refused_in_one_line(saved: Path, content: str) -> None:
+    (saved / REPORT_FILE).write_text(content)
+    with pytest.raises(ValueError, match=rf"{REPORT_FILE}: not a report of masks"):
+        load_masks(saved)
+
+
+@pytest.mark.parametrize("length", [0, 7, 30, -1])
+def test_a_cut_off_file_of_masks_is_refused(saved: Path, length: int) -> None:
+    file = saved / MASKS_FILE
+    file.write_bytes(file.read_bytes()[:length])
+    with pytest.raises(ValueError, match=rf"{MASKS_FILE}: not a whole safetensors file"):
+        load_masks(saved)

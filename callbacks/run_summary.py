@@ -154,7 +154,7 @@ class RunSummary(Callback):
             "parameters": parameters,
             "nonzeros": parameters - zeros,
             "sparsity": sparsity_totals(pl_module.model, sparse),
-            "average_density": self.summed_density / self.batches if self.batches else None,
+            "average_density": round(self.summed_density / self.batches, 6) if self.batches else None,
             "task": task.name if (task := getattr(trainer.datamodule, "task", None)) is not None else None,
             "pretrained": pl_module.hparams.get("pretrained"),
             **self.results,

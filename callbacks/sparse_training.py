@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
+from datamodules.streams import run_seed
 from sparsity import MaskSet, SparseStepping, methods
 
 
@@ -57,6 +58,7 @@ class SparseTraining(SparseStepping, Callback):
                 f"not {type(trainer.strategy).__name__}"
             )
         self._max_steps = total_steps(trainer)
+        self.seed = run_seed(self.seed)
         weights = dict(pl_module.model.named_parameters())
         if self.masks is None:
             self.begin(weights, self.draw_masks(pl_module.model))

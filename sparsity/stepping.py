@@ -166,6 +166,7 @@ class SparseStepping(SparseMethod):
             "initial_nnz": self.initial_nnz,
             "last_update": self.last_update,
             "nnz": self.nnz,
+            "seed": self.seed,
             "memory": {kind: dict(tensors) for kind, tensors in self.memory.items()},
         }
 
@@ -177,6 +178,7 @@ class SparseStepping(SparseMethod):
             self.initial_nnz, self.last_update = state_dict["initial_nnz"], state_dict["last_update"]
             self.nnz = state_dict.get("nnz", self.initial_nnz)
             self.memory = state_dict.get("memory", {})
+            self.seed = state_dict.get("seed", self.seed)
 
 
 def _finite(gradient: Tensor | None) -> bool:

@@ -35,7 +35,7 @@ class SparseMethod:
         sparsities: shell pattern → sparsity of each tensor it matches, first match wins; the others take what is left.
         structure: ``unstructured``, ``rows``, ``2:4``, ``16x16`` (see :mod:`sparsity.structures`), or shell pattern → one of
             these, first match wins; tensors without a match are unstructured.
-        seed: of random masks.
+        seed: of random masks; null takes the run's, which is 0 where there is none.
 
     Attributes:
         nnz: weights each tensor keeps in the end, by name.
@@ -49,7 +49,7 @@ class SparseMethod:
     targets: tuple[str, ...] = ()
     sparsities: dict[str, float] = field(default_factory=dict)
     structure: str | int | dict[str, str | int] = "unstructured"
-    seed: int = 0
+    seed: int | None = None
 
     tag: ClassVar[str] = "pruning"
     """Where its curves are in TensorBoard."""
@@ -134,7 +134,7 @@ class SparseMethod:
             gradient=gradient,
             nnz=self.nnz.get(name, 0),
             structure=self.structure_of(name),
-            seed=self.seed,
+            seed=self.seed or 0,
             step=step,
         )
 

@@ -10,7 +10,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from callbacks import RigL, SparseTraining, StaticSparsity
+from callbacks import SET, RandomState, RigL, SparseTraining, StaticSparsity
 from datamodules import TextDataModule
 from helpers import CONFIG, TinyBertWithMomentum, assert_identical, copies, fit, parameters, tiny_bert
 from lightning_modules import MaskedLanguageModel
@@ -192,6 +192,29 @@ class Overflow(Callback):
         if trainer.global_step == self.step:
             name, mask = next(iter(self.sparse.masks.items()))
             parameters(trainer)[name].grad.view(-1)[int((~mask).flatten().nonzero()[0])] = torch.inf
+
+
+def test_random_masks_are_of_the_run_unless_they_have_a_seed_of_their_own(tmp_path: Path, text_data: Data) -> None:
+    def masks(run: int, seed: int | None = None, **options: object) -> MaskSet:
+        sparse = SET(seed=seed, every=1)
+        fit(tmp_path, text_data(), [sparse, RandomState()], max_steps=2, seed=run, **options)
+        return sparse.masks
+
+    first, again, other = masks(0), masks(0), masks(1)
+    assert_identical(dict(first), dict(again))
+    assert any((first[name] != other[name]).any() for name in first)
+    assert_identical({name: mask.sum() for name, mask in first.items()}, {name: mask.sum() for name, mask in other.items()})
+    explicit = masks(1, seed=0)
+    drawn = {name: (explicit[name] & first[name]).sum() / first[name].sum() for name in first}
+    assert min(drawn.values()) > 0.6  # of the two updates alone some differ
+
+
+def test_a_continued_run_draws_with_the_seed_it_began_with(tmp_path: Path, text_data: Data) -> None:
+    trainer = fit(tmp_path, text_data(), [SET(every=2)], max_steps=2, seed=3)
+    trainer.save_checkpoint(tmp_path / "two.ckpt")
+    continued = SET(every=2)
+    fit(tmp_path, text_data(), [continued], max_steps=4, seed=4, ckpt_path=tmp_path / "two.ckpt")
+    assert continued.seed == 3
 
 
 def test_a_gradient_that_is_not_finite_skips_the_update(tmp_path: Path, text_data: Data) -> None:

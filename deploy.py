@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from arguments import OneLineParser
 from sparsity.compressed import WEIGHTS_FILE, pack, unpack
 from sparsity.inference import interleaved_seconds, sparsify_linears_
 
@@ -44,11 +45,14 @@ def load(export: Path) -> nn.Module:
 
 def latency_command(options: argparse.Namespace) -> None:
     """Time both models in turn and compare what they compute."""
-    if min(options.batch, options.length, options.repetitions) < 1:
-        raise ValueError("batch, length and repetitions must be at least 1")
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
+    from lightning_modules.encoders import check_fit  # for this command alone, like transformers
+
+    threads = torch.get_num_threads() if options.threads is None else options.threads
+    if min(options.batch, options.length, options.repetitions, threads) < 1:
+        raise ValueError("batch, length, repetitions and threads must be at least 1")
+    torch.set_num_threads(threads)
     dense, sparse = load(options.export), load(options.export)
+    check_fit(dense.config, str(options.export), tokens=0, length=options.length)
     choices = sparsify_linears_(sparse, tokens=options.batch * options.length)
     tokens = torch.randint(dense.config.vocab_size, (options.batch, options.length))
     models = {"dense": dense, "sparse": sparse}
@@ -67,7 +71,7 @@ def latency_command(options: argparse.Namespace) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the subcommand of ``arguments`` (the command line by default)."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = OneLineParser(description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     command = commands.add_parser("pack", help="compress an exported model into one file")
     command.add_argument("export", type=Path, help="directory of an exported model")

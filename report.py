@@ -6,12 +6,12 @@ keep, ``python report.py budget DIRECTORY`` how many an exported model has, ``py
 like. (Directories of runs with these names are ``./budget`` and ``./masks``.)
 """
 
-import argparse
 import os
 import sys
 from pathlib import Path
-from typing import NoReturn, get_args
+from typing import get_args
 
+from arguments import OneLineParser
 from reports.masks import masks_table
 from reports.results import (
     own_results,
@@ -25,15 +25,11 @@ from reports.runs import newest_versions, read_runs
 from reports.tables import Format, Table
 
 
-class OneLineParser(argparse.ArgumentParser):
-    """A parser whose errors are one line, like all others."""
-
-    def __init__(self, command: str, description: str | None) -> None:
-        super().__init__(f"report.py{command}", description=description, allow_abbrev=False)
-        self.add_argument("--format", choices=get_args(Format), default="terminal", help="how tables are printed")
-
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(message)
+def parser_of(command: str, description: str | None) -> OneLineParser:
+    """What all reports have in common."""
+    parser = OneLineParser(f"report.py{command}", description=description, allow_abbrev=False)
+    parser.add_argument("--format", choices=get_args(Format), default="terminal", help="how tables are printed")
+    return parser
 
 
 def show(tables: list[Table], form: Format) -> None:
@@ -43,7 +39,7 @@ def show(tables: list[Table], form: Format) -> None:
 
 def report_runs(arguments: list[str]) -> None:
     """Print the tables of runs and where their files are; what cannot be read is named on stderr and left out."""
-    parser = OneLineParser("", __doc__)
+    parser = parser_of("", __doc__)
     parser.add_argument("runs", type=Path, nargs="+", help="directories of runs, experiments, sweeps or of all runs")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw the runs of each task and model (.png, .pdf)")
     options = parser.parse_args(arguments)
@@ -70,7 +66,7 @@ def report_runs(arguments: list[str]) -> None:
 
 def report_budget(arguments: list[str]) -> None:
     """Print what a fit would keep, or what an exported model has."""
-    parser = OneLineParser(
+    parser = parser_of(
         " budget",
         "With the options of a fit (--config FILE …): shape, density and non-zeros of each tensor that it would start with, "
         "without data. With the directory of an exported model: the same, counted in its file.",
@@ -91,7 +87,7 @@ def report_budget(arguments: list[str]) -> None:
 
 def report_masks(arguments: list[str]) -> None:
     """Print the masks of a run, and their overlap with those of another."""
-    parser = OneLineParser(" masks", "Masks of a run, or of an exported model, and their overlap with those of another.")
+    parser = parser_of(" masks", "Masks of a run, or of an exported model, and their overlap with those of another.")
     parser.add_argument("run", type=Path, help="runs/EXPERIMENT/version_N, or an exported directory")
     parser.add_argument("other", type=Path, nargs="?", help="another one with masks of the same tensors")
     options = parser.parse_args(arguments)

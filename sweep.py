@@ -7,6 +7,7 @@ sweep that was interrupted, however that happened, goes on when it is started ag
 import argparse
 import getpass
 import hashlib
+import json
 import os
 import secrets
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from rich.console import Console
 
+from arguments import OneLineParser
 from objectives.glue import glue_task
 from sweeps.protocol import Protocol, Trial, load_protocol, make_trials, max_steps, search_of
 from sweeps.record import Record, results_table
@@ -27,9 +29,7 @@ TRAIN = (sys.executable, str(ROOT / "train.py"), "fit")
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line; what stands after ``--`` is ``extra``."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = OneLineParser(description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--config", type=Path, required=True, help="protocol, a file of configs/protocols")
     parser.add_argument("--pretrained", help="directory or hub id of the model that the fits start from")
     parser.add_argument("--data.path", dest="data", help="data of all fits: a GLUE directory, or text for pretraining")
@@ -117,7 +117,7 @@ def fit_of(
 
 def as_options(settings: dict[str, Any]) -> list[str]:
     """Settings as options of ``train.py``."""
-    return [f"--{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in settings.items()]
+    return [f"--{key}={value if isinstance(value, str | Path) else json.dumps(value)}" for key, value in settings.items()]
 
 
 def plan(options: argparse.Namespace) -> tuple[Protocol, list[Trial], dict[str, str], Record]:
@@ -139,6 +139,8 @@ def plan(options: argparse.Namespace) -> tuple[Protocol, list[Trial], dict[str, 
         raise ValueError(f"--start: nothing here starts from {unused[0]}")
     if protocol.tasks and not options.pretrained:
         raise ValueError("--pretrained is missing: the model that the fits start from")
+    if options.data and options.data.startswith((".", "/", "~")) and not Path(options.data).expanduser().exists():
+        raise ValueError(f"--data.path: there is no {options.data}")
     pretrained = check_pretrained(options.pretrained) if options.pretrained else ""
     model = options.model or (model_name(pretrained) if pretrained else Path(protocol.config).stem)
     name = options.name or "_".join(dict.fromkeys((options.config.stem, model)))

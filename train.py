@@ -142,13 +142,30 @@ def main(arguments: list[str] | None = None, cli: type[TrifectaCLI] = TrifectaCL
     )
 
 
+def first_alternatives(lines: list[str]) -> list[str]:
+    """jsonargparse's message without what it says of each further type that a value could have been."""
+
+    def indent(line: str) -> int:
+        return len(line) - len(line.lstrip())
+
+    for number, line in enumerate(lines):
+        if line.strip(" -") != "Does not validate against any of the Union subtypes":
+            continue
+        start = next((index for index in range(number, len(lines)) if lines[index].strip() == "Errors:"), len(lines)) + 1
+        if start >= len(lines):
+            break
+        level = indent(lines[start])
+        end = next((index for index in range(start + 1, len(lines)) if indent(lines[index]) <= level), len(lines))
+        leaf = end == start + 1 and "Expected a" in lines[start]
+        given = [line for line in lines[end:] if indent(line) < level] if leaf else []
+        return lines[:number] + first_alternatives([lines[start].replace("- ", "", 1), *lines[start + 1 : end]]) + given
+    return lines
+
+
 def one_line(error: Exception) -> str:
-    """What is wrong in one line: of jsonargparse's list of the types that a value is not, the first entry alone."""
+    """What is wrong in one line."""
     message = re.sub(r"\n *- Expected a path but .*", "", str(error))
-    message = re.sub(
-        r"(?s)(- )?Does not validate against any of the Union subtypes.*?Errors:\n *- (.*?)(\n *- .*|\Z)", r"\2", message
-    )
-    return " ".join(message.split())
+    return " ".join(" ".join(first_alternatives(message.split("\n"))).split())
 
 
 def run(arguments: list[str] | None = None) -> None:

@@ -6,13 +6,14 @@ import tempfile
 from pathlib import Path
 
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.utilities import rank_zero_warn
 
-from callbacks.sparse_training import SparseTraining, sparse_training
+from callbacks.sparse_training import SparseTraining, sparse_training, total_steps
 from sparsity import save_masks
 
 
 class ExportPretrained(Callback):
-    """Writes ``export/`` when the fit ends, and named directories beside it at chosen steps.
+    """Writes ``export/`` when the fit has ended, and named directories beside it at chosen steps.
 
     A directory is written beside its place and renamed, so that one that exists is whole.
 
@@ -42,7 +43,13 @@ class ExportPretrained(Callback):
         if name is not None and not trainer.fit_loop._should_accumulate():
             self.export(trainer, pl_module, name)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        steps = total_steps(trainer) if self.at_steps else 0
+        for step, name in self.at_steps.items():
+            if not 0 < step <= steps:
+                rank_zero_warn(f"export.at_steps: {name} will not be there, as a run of {steps} steps has no step {step}")
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.export(trainer, pl_module, "export")
 
     def export(self, trainer: Trainer, pl_module: LightningModule, name: str) -> None:

@@ -99,14 +99,15 @@ class RunSummary(Callback):
         self.results |= {key: metrics[name] for name, key in EVALUATION.items() if name in metrics}
         if "val/degenerate" in metrics:
             self.results["degenerate"] = bool(metrics.pop("val/degenerate"))
-            scores = {name.removeprefix("val/"): value for name, value in metrics.items() if name.startswith("val/")}
-            self.results["metrics"] = {
-                name: value for name, value in scores.items() if f"val/{name}" not in EVALUATION and value is not None
-            }
+            scores = {name: value for name, value in metrics.items() if name.startswith("val/") and name not in EVALUATION}
+            self.results["metrics"] = {name.removeprefix("val/"): value for name, value in scores.items()}
         self.results["eval_step"] = trainer.global_step
         self._write(trainer, pl_module, "running")
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Of a fit that came to its end: after all other callbacks, so that what has finished has its export."""
+        if stage != "fit" or self._clock is None:
+            return
         self._tick(training=True)
         self._clock = None
         self._write(trainer, pl_module, "stopped" if trainer.global_step < trainer.max_steps else "finished")
@@ -155,7 +156,7 @@ class RunSummary(Callback):
             "nonzeros": parameters - zeros,
             "sparsity": sparsity_totals(pl_module.model, sparse),
             "average_density": round(self.summed_density / self.batches, 6) if self.batches else None,
-            "task": task.name if (task := getattr(trainer.datamodule, "task", None)) is not None else None,
+            "task": (task.trained_on or task.name) if (task := getattr(trainer.datamodule, "task", None)) else None,
             "pretrained": pl_module.hparams.get("pretrained"),
             **self.results,
             "peak_memory_mb": round(peak_memory_mb(), 1),

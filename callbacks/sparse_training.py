@@ -6,8 +6,11 @@ are off are set to zero. Methods differ in two ways around the step: SET and Rig
 straight-through method puts the dense weights in for the step alone, and chooses masks after it.
 """
 
+from typing import Any
+
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
@@ -49,6 +52,10 @@ class SparseTraining(SparseStepping, Callback):
     A concrete callback derives from this class and from the method: ``class RigL(SparseTraining, methods.RigL)``.
     """
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._max_steps: int | None = None
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if sum(isinstance(callback, SparseTraining) for callback in trainer.callbacks) > 1:
             raise ValueError("two sparse-training callbacks in one run: keep one")
@@ -57,13 +64,22 @@ class SparseTraining(SparseStepping, Callback):
                 f"{type(self).__name__} needs whole weights on every device (one device or DDP), "
                 f"not {type(trainer.strategy).__name__}"
             )
-        self._max_steps = total_steps(trainer)
+        max_steps, begun = total_steps(trainer), self._max_steps
+        if self.masks is not None and self.ramps and begun not in (None, max_steps):
+            raise ValueError(
+                f"{type(self).__name__} ramps over the length of the run: {begun} steps when it began, {max_steps} now; "
+                "give the first number again"
+            )
+        self._max_steps = max_steps
         self.seed = run_seed(self.seed)
         weights = dict(pl_module.model.named_parameters())
         if self.masks is None:
             self.begin(weights, self.draw_masks(pl_module.model))
         else:
             self.resume(weights)
+        frozen = [name for name in self.masks if not weights[name].requires_grad]
+        if frozen and not isinstance(self, StaticSparsity):
+            raise ValueError(f"{type(self).__name__} changes masks by gradients, and {frozen[0]} is frozen")
         for optimizer in trainer.optimizers if self.straight_through else ():
             optimizer.register_step_post_hook(lambda *_: self._after_step(trainer, pl_module))
 
@@ -73,6 +89,11 @@ class SparseTraining(SparseStepping, Callback):
         Raises:
             ValueError: no target matches, or the sparsity cannot be met in the scope.
         """
+        if getattr(self, "initialization", None) == "random" and model.config._name_or_path:
+            rank_zero_warn(
+                f"{type(self).__name__} starts from random masks, which cut pretrained weights whatever they are worth; "
+                "initialization: magnitude keeps the largest"
+            )
         return self.initial_masks(*self.weights_in_scope(model))
 
     def weights_in_scope(self, model: PreTrainedModel) -> tuple[dict[str, nn.Parameter], int]:
@@ -113,6 +134,14 @@ class SparseTraining(SparseStepping, Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if self.dense_in:
             self._after_step(trainer, pl_module)  # so that what is saved now is sparse too
+
+    def state_dict(self) -> dict[str, Any]:
+        state = super().state_dict()
+        return state and state | {"max_steps": self._max_steps}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self._max_steps = state_dict.get("max_steps")
 
     def _log(self, trainer: Trainer) -> None:
         for logger in trainer.loggers:

@@ -16,6 +16,8 @@ from pytorch_lightning.utilities import rank_zero_warn
 from objectives.glue import GLUE, SCORE_RANGE, GlueTask
 
 HUB_SPLITS = {"dev": "validation", "diagnostic": "test"}
+EMPTY_SENTENCES = 1e-4  # share of rows that may have one: what thousands of people wrote has slips
+INDEX_DIGITS = 18  # of a 64-bit number
 
 
 @dataclass
@@ -78,8 +80,8 @@ class GlueFiles:
 
 
 def _folder_names(task: GlueTask) -> set[str]:
-    """Names of the task's folder, lower-case; AX comes in ``AX`` or in ``diagnostic``."""
-    return {task.name.lower(), *(task.test.values() if task.trained_on else ())}
+    """Names of the task's folder, lower-case: ``SST-2``, also ``SST2``; AX comes in ``AX`` or in ``diagnostic``."""
+    return {task.name.lower(), task.hub, *(task.test.values() if task.trained_on else ())}
 
 
 def _tsv_files(task: GlueTask, path: Path) -> dict[str, Path]:
@@ -161,8 +163,8 @@ def read_tsv(file: Path, task: GlueTask, labelled: bool) -> Split:
         labelled: whether it is a training or development file, which has labels, or a test file, which has an index.
 
     Raises:
-        ValueError: not UTF-8, empty, a column missing, too few or too many columns in a row, an empty sentence, an unknown label,
-            a score out of range, or an index that is no number.
+        ValueError: not UTF-8, empty, a column missing, too few or too many columns in a row, an empty sentence (in more than one
+            row of 10,000), an unknown label, a score out of range, or an index that is no number or comes twice.
     """
     lines = _lines(file)
     if labelled and task.headerless:
@@ -173,15 +175,24 @@ def read_tsv(file: Path, task: GlueTask, labelled: bool) -> Split:
             raise ValueError(f"{file}:1: the file is empty")
     index = task.index if task.index in header else "index"
     _check_header(file, header, (*task.texts, task.label if labelled else index))
-    split, truncated = Split(tuple([] for _ in task.texts)), []
+    split, truncated, empty = Split(tuple([] for _ in task.texts)), [], []
     for number, row in lines:
         if len(row) < len(header) and labelled and task.truncated_rows:
             truncated.append(number)
         elif len(row) != len(header):
             raise ValueError(f"{file}:{number}: {len(row)} columns, {len(header)} expected ({', '.join(header)})")
         else:
-            _add(split, dict(zip(header, row, strict=True)), task, None if labelled else index, f"{file}:{number}: column")
+            cells, where = dict(zip(header, row, strict=True)), f"{file}:{number}: column"
+            empty += [f"{where} {column!r} is empty" for column in task.texts if not cells[column].strip()]
+            _add(split, cells, task, None if labelled else index, where)
     rows = len(split.texts[0])
+    if len(empty) > EMPTY_SENTENCES * rows and not task.truncated_rows:  # the official QQP has empty questions
+        raise ValueError(empty[0])
+    seen: set[int] = set()
+    for number, name in enumerate(split.index, 2):  # from the line after the header
+        if name in seen:
+            raise ValueError(f"{file}:{number}: column {index!r}: {name} comes twice")
+        seen.add(name)
     if len(truncated) > task.truncated_rows * rows:
         raise ValueError(f"{file}:{truncated[0]}: fewer columns than {len(header)} ({', '.join(header)})")
     if truncated:
@@ -196,12 +207,10 @@ def read_tsv(file: Path, task: GlueTask, labelled: bool) -> Split:
 def _add(split: Split, row: dict[str, str], task: GlueTask, index: str | None, where: str) -> None:
     """Append a row, with its label unless it has an ``index`` column instead; ``where`` is the beginning of an error."""
     for column, sentences in zip(task.texts, split.texts, strict=True):
-        if not row[column].strip() and not task.truncated_rows:  # the official QQP has empty questions
-            raise ValueError(f"{where} {column!r} is empty")
         sentences.append(row[column])
     if index is None:
         split.labels.append(_label(row[task.label], task, f"{where} {task.label!r}"))
-    elif not row[index].isdecimal():
+    elif not (row[index].isascii() and row[index].isdecimal() and len(row[index]) <= INDEX_DIGITS):
         raise ValueError(f"{where} {index!r}: {row[index]!r} is not a number")
     else:
         split.index.append(int(row[index]))

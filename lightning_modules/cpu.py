@@ -76,7 +76,7 @@ def _mm(left: Tensor, right: Tensor) -> Tensor:
 
 
 def _addmm(bias: Tensor, left: Tensor, right: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
-    if bias.dim() == 1 and beta == alpha == 1 and bias.dtype == torch.float32 and _for_onednn(left, right):
+    if bias.shape == right.shape[1:] and beta == alpha == 1 and bias.dtype == torch.float32 and _for_onednn(left, right):
         return _onednn(left, right, bias.contiguous())
     out = left.new_empty(left.shape[0], right.shape[1])
     return torch.ops.aten.addmm.out(bias, left, right, beta=beta, alpha=alpha, out=out)

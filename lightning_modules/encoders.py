@@ -1,5 +1,6 @@
 """Encoders: whether they fit the data, with a classification head, their layers."""
 
+import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
@@ -42,9 +43,10 @@ def load_classifier(path: str, task: GlueTask, dropout: float | None) -> tuple[P
     try:
         config = AutoConfig.from_pretrained(path)
         known = [str(name).lower() for _, name in sorted(config.id2label.items())]
+        learnt = getattr(config, "finetuning_task", None)
         set_head(config, task, dropout)
         model, found = AutoModelForSequenceClassification.from_pretrained(
-            path, config=config, output_loading_info=True, ignore_mismatched_sizes=True
+            path, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
         )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ValueError(f"{path}: no encoder there: {' '.join(str(error).split())[:200]}") from error
@@ -59,6 +61,8 @@ def load_classifier(path: str, task: GlueTask, dropout: float | None) -> tuple[P
         )
     if new:
         return model, f"{path}: no head of {task.name} there ({min(new)} is missing or of another shape): finetune it first"
+    if learnt and str(learnt).lower() not in (task.name.lower(), task.hub):
+        return model, f"{path}: its head has learnt {learnt}, not {task.name}: finetune it first"
     if known != list(task.classes) and sorted(known) == sorted(task.classes):
         return model, f"{path}: its classes are {', '.join(known)}, those of {task.name} {', '.join(task.classes)}"
     return model, None
@@ -72,6 +76,7 @@ def set_head(config: PretrainedConfig, task: GlueTask, dropout: float | None) ->
     """
     config.id2label = dict(enumerate(task.classes or ("score",)))
     config.label2id = {name: label for label, name in config.id2label.items()}
+    config.finetuning_task = task.name
     if dropout is not None:
         name = next((name for name in HEAD_DROPOUT if hasattr(config, name)), None)
         if name is None:

@@ -98,7 +98,7 @@ class MaskedLanguageModel(LightningModule):
             ValueError: no such model there, of an unknown family, or too small for the tokenizer or the sequences.
         """
         try:
-            model = AutoModelForMaskedLM.from_pretrained(path)
+            model = AutoModelForMaskedLM.from_pretrained(path, dtype=torch.float32)  # half-precision files too
         except (OSError, ValueError) as error:
             raise ValueError(f"{path}: no masked language model there: {' '.join(str(error).split())[:200]}") from error
         check_family(model.config.model_type)

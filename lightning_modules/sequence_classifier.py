@@ -137,6 +137,10 @@ class SequenceClassifier(LightningModule):
         self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=True, batch_size=len(batch["labels"]))
         return loss
 
+    def on_train_batch_end(self, outputs: object, batch: SequenceBatch, batch_idx: int) -> None:
+        if self.trainer.global_step >= self.trainer.max_steps:
+            self.trainer.should_stop = True  # and validate, also in the middle of an epoch
+
     def validation_step(self, batch: SequenceBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         counted = batch["labels"] != IGNORE_INDEX
         logits, labels = self.predict_logits(self.model, batch)[counted], batch["labels"][counted]

@@ -91,7 +91,7 @@ _QQP = GlueTask(
     ranking="f1",
     label="is_duplicate",
     index="id",
-    truncated_rows=1e-4,  # three of 363,849 in training
+    truncated_rows=1e-4,  # a few of 364,000 in training
 )
 _MNLI = GlueTask(
     *("MNLI", "mnli", _PAIR, NLI, {"MNLI-m": "test_matched", "MNLI-mm": "test_mismatched"}),

@@ -56,7 +56,9 @@ def planned_budget(arguments: list[str], vocabulary_size: int) -> list[Table]:
         raise ValueError(
             f"only masked-LM pretraining is planned, not {type(module).__name__}; give the directory of an export"
         )
-    sparse = next((callback for callback in callbacks if isinstance(callback, SparseTraining)), None)
+    sparse, *others = [callback for callback in callbacks if isinstance(callback, SparseTraining)] or [None]
+    if others:
+        raise ValueError("two sparse-training callbacks in one run: keep one")
     if module.hparams.pretrained is not None:
         model, origin = AutoModelForMaskedLM.from_pretrained(module.hparams.pretrained), "that of the pretrained model"
     else:
@@ -66,14 +68,15 @@ def planned_budget(arguments: list[str], vocabulary_size: int) -> list[Table]:
             if "vocab_size" in fields
             else data_vocabulary(fit["data"], vocabulary_size)
         )
-        model = empty_model({"vocab_size": size} | fields)
+        model = new_model({"vocab_size": size} | fields, drawn=sparse is not None and sparse.distribution == "global")
     nnz: dict[str, int] = {}
     if sparse is not None:
         drawn = sparse.draw_masks(model)
         nnz = getattr(sparse, "nnz", None) or drawn.nnz()  # a method that starts denser says what it ends with
-    method = (
-        "dense: no sparse-training callback" if sparse is None else f"{type(sparse).__name__}, sparsity {sparse.sparsity}"
-    )
+    method = "dense: no sparse-training callback"
+    if sparse is not None:
+        wanted = f"nonzeros {sparse.nonzeros}" if sparse.sparsity is None else f"sparsity {sparse.sparsity}"
+        method = f"{type(sparse).__name__}, {wanted}, {sparse.distribution}"
     note = f"{method}. Vocabulary of {model.config.vocab_size:,} tokens, {origin}."
     return tables(model, {name: nnz.get(name, p.numel()) for name, p in model.named_parameters()}, nnz, {}, note)
 
@@ -87,13 +90,15 @@ def data_vocabulary(data: TextDataModule, default: int) -> tuple[int, str]:
     return default, f"as --vocabulary_size says, because {data.tokenizer_path} is not on this machine"
 
 
-def empty_model(fields: dict[str, object]) -> PreTrainedModel:
-    """A masked LM of zeros on the CPU: where the weights of a model are does not depend on their values, only on shapes."""
+def new_model(fields: dict[str, object], drawn: bool) -> PreTrainedModel:
+    """A masked LM on the CPU, of zeros unless its weights must be drawn: most budgets depend on nothing but shapes."""
     model_type = str(fields.get("model_type", "bert"))
     check_family(model_type)
     default = AutoConfig.for_model(model_type).to_dict()
     special = {name: 0 for name, value in default.items() if name.endswith("_token_id") and value is not None}
     config = AutoConfig.for_model(**{"model_type": model_type} | special | fields)
+    if drawn:
+        return AutoModelForMaskedLM.from_config(config)
     with torch.device("meta"):
         model = AutoModelForMaskedLM.from_config(config)
     model.to_empty(device="cpu")

@@ -25,8 +25,10 @@ def find_masks(run: Path) -> tuple[MaskSet, dict[str, int]]:
     masks = load_masks(directory)
     if masks is None:
         raise ValueError(f"{run}: no {MASKS_FILE} there or in export/; a directory runs/EXPERIMENT/version_N expected")
-    record = json.loads((directory / REPORT_FILE).read_text(encoding="utf-8"))
-    return masks, record.get("made_by", {}).get("initial_nnz", {})
+    made_by = json.loads((directory / REPORT_FILE).read_text(encoding="utf-8")).get("made_by")
+    start = made_by.get("initial_nnz") if isinstance(made_by, dict) else None
+    known = isinstance(start, dict) and start.keys() == masks.keys() and all(type(nnz) is int for nnz in start.values())
+    return masks, start if known else {}
 
 
 def masks_table(run: Path, other: Path | None = None) -> Table:

@@ -6,7 +6,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from objectives.glue import GLUE
-from reports.results import TASKS, by_model_and_task, percent
+from reports.results import TASKS, by_row_and_task, percent
 from reports.runs import Run
 
 
@@ -16,10 +16,10 @@ def spread_figure(runs: Iterable[Run]) -> Figure:
     Raises:
         ValueError: no run to show.
     """
-    groups = by_model_and_task(runs)
+    groups = by_row_and_task(runs)
     if not groups:
         raise ValueError("nothing to plot: no finished run of a GLUE task")
-    models = list(dict.fromkeys(model for model, _ in groups))
+    models = list(dict.fromkeys(row for row, _ in groups))
     tasks = [task for task in TASKS if any(task == name for _, name in groups)]
     figure = Figure(figsize=(2.5 + len(tasks) * max(1.0, 0.5 * len(models)), 4.5), layout="constrained")
     axes = figure.add_subplot()

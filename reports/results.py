@@ -4,6 +4,7 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from decimal import ROUND_HALF_UP, Decimal
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -68,12 +69,17 @@ class Result:
     def row(self) -> list[str]:
         """All cells, in the order of :func:`results_table`."""
         figures = (self.average(WITHOUT_WNLI), self.average(TASKS))
-        averages = ["" if value is None else f"{value:.2f}" for value in figures]
+        averages = ["" if value is None else two_decimals(value) for value in figures]
         loss = ["", ""]
         if self.eval_loss is not None:
             perplexity = math.exp(self.eval_loss) if self.eval_loss < 700 else math.inf
             loss = [f"{perplexity:.3f}", f"{self.eval_loss:.3f}"]
         return [self.model, *averages, *(self.cell(task) for task in TASKS), *loss, self.source]
+
+
+def two_decimals(value: float) -> str:
+    """Rounded half up, as published averages are: 80.125 is 80.13."""
+    return str(Decimal(f"{value:.6f}").quantize(Decimal("0.01"), ROUND_HALF_UP))
 
 
 def published_results(file: Path = PUBLISHED) -> list[Result]:
@@ -90,31 +96,42 @@ def published_results(file: Path = PUBLISHED) -> list[Result]:
     return [Result(model, row["source"], row.get("tasks", {}), row.get("eval_loss")) for model, row in rows.items()]
 
 
-def by_model_and_task(runs: Iterable[Run]) -> dict[tuple[str, str], list[Run]]:
-    """Finished runs of each model and task, models in the order of their first run, tasks in GLUE's."""
+def by_row_and_task(runs: Iterable[Run]) -> dict[tuple[str, str], list[Run]]:
+    """Finished runs of each row and task, rows in the order of their first run, tasks in GLUE's.
+
+    A row is a model. One that was finetuned by several protocols has a row for each, as the best of a grid is not the best of
+    seeds.
+    """
     finished = [run for run in runs if run.finished and run.task in TASKS]
-    models = list(dict.fromkeys(run.model for run in finished))
-    finished.sort(key=lambda run: (models.index(run.model), TASKS.index(run.task)))
-    return {key: list(group) for key, group in groupby(finished, key=lambda run: (run.model, run.task))}
+    protocols: dict[str, set[str]] = {}
+    for run in finished:
+        protocols.setdefault(run.model, set()).add(run.protocol)
+
+    def row(run: Run) -> str:
+        return f"{run.model} ({run.protocol})" if run.protocol and len(protocols[run.model]) > 1 else run.model
+
+    rows = list(dict.fromkeys(map(row, finished)))
+    finished.sort(key=lambda run: (rows.index(row(run)), TASKS.index(run.task)))
+    return {key: list(group) for key, group in groupby(finished, key=lambda run: (row(run), run.task))}
 
 
 def own_results(runs: Iterable[Run]) -> list[Result]:
-    """A row for each model with a finished run of a task; of several runs of a task the one that ranks best."""
+    """All rows with a finished run of a task; of several runs of a task the one that ranks best."""
     runs = list(runs)
     losses = {
         run.model: run.summary.get("eval_loss")
         for run in newest_versions(run for run in runs if run.task is None and run.finished)
     }
-    groups = by_model_and_task(runs)
+    groups = by_row_and_task(runs)
     results = []
-    for model in dict.fromkeys(model for model, _ in groups):
-        best = {task: best_run(group) for (name, task), group in groups.items() if name == model}
+    for row in dict.fromkeys(row for row, _ in groups):
+        best = {task: best_run(group) for (name, task), group in groups.items() if name == row}
         results.append(
             Result(
-                model=model,
+                model=row,
                 source="these runs",
                 scores={task: percent(run) for task, run in best.items()},
-                eval_loss=losses.get(model),
+                eval_loss=losses.get(next(iter(best.values())).model),
                 degenerate=frozenset(task for task, run in best.items() if run.degenerate),
             )
         )
@@ -143,7 +160,7 @@ def results_table(results: Sequence[Result]) -> Table:
 def spread_table(runs: Iterable[Run]) -> Table:
     """Every metric of every model and task over its finished runs, degenerate ones included."""
     rows = []
-    for (model, task), group in by_model_and_task(runs).items():
+    for (model, task), group in by_row_and_task(runs).items():
         for metric in GLUE[task].metrics:
             values = [scores[metric] for scores in map(percent, group) if metric in scores]
             figures = spread(values) if values else ()

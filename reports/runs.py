@@ -10,6 +10,7 @@ from typing import Any
 from objectives.glue import GLUE, glue_task
 
 STATUSES = ("running", "finished", "failed", "stopped")
+LARGEST = 2**63  # no count is
 FIGURES = ("nonzeros", "eval_loss", "perplexity", "unigram_loss", "tokens_per_second")
 
 
@@ -20,9 +21,10 @@ class Run:
     Attributes:
         directory: where its summary is.
         summary: all of it.
-        model: row of the tables it belongs to: of a finetuning run, the model that it started from.
+        model: what it is a run of: of a finetuning run, the model that it started from.
         task: of GLUE; None for a pretraining run.
         metrics: of the task, as fractions of 1; one that is not a number (a correlation of constants) is left out.
+        protocol: of the sweep that it is part of; empty for none.
     """
 
     directory: Path
@@ -30,6 +32,7 @@ class Run:
     model: str
     task: str | None
     metrics: dict[str, float]
+    protocol: str = ""
 
     @property
     def status(self) -> str:
@@ -74,19 +77,20 @@ def read_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
             complaints[file] = f"{file} skipped: {error}"
             continue
         record = next((parent / "sweep.json" for parent in file.parents if (parent / "sweep.json").exists()), None)
-        model = None
+        sweep: dict[str, Any] = {}
         if record is not None:
             try:
-                model = read_object(record).get("model")
+                sweep = read_object(record)
             except (OSError, ValueError) as error:
                 complaints[record] = f"{record} skipped, so that rows have the names of what was finetuned: {error}"
         runs.append(
             Run(
                 directory=file.parent,
                 summary=summary,
-                model=model if isinstance(model, str) else model_name(summary),
+                model=str(sweep.get("model") or model_name(summary)),
                 task=summary.get("task"),
                 metrics={name: value for name, value in summary.get("metrics", {}).items() if math.isfinite(value)},
+                protocol=str(sweep.get("protocol", "")),
             )
         )
     return runs, list(complaints.values())
@@ -101,7 +105,7 @@ def read_object(file: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:  # of JSON and of UTF-8
+    except (ValueError, RecursionError) as error:  # of JSON and of UTF-8; of braces without end
         raise ValueError(f"not JSON, or only the beginning of it ({error})") from error
     if not isinstance(content, dict):
         raise ValueError(f"a JSON object expected, not {type(content).__name__}")
@@ -127,9 +131,10 @@ def checked_summary(summary: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(task, str):
         raise ValueError(f"task: a name expected, not {task!r}")
     task = glue_task(task).name
-    metrics = summary.get("metrics", {})
-    if not isinstance(metrics, dict) or (summary["status"] == "finished" and not metrics.keys() >= set(GLUE[task].metrics)):
-        raise ValueError(f"metrics of a finished run of {task} expected: {', '.join(GLUE[task].metrics)}")
+    task = GLUE[task].trained_on or task
+    metrics, ranking = summary.get("metrics", {}), GLUE[task].rank_by
+    if not isinstance(metrics, dict) or (summary["status"] == "finished" and ranking not in metrics):
+        raise ValueError(f"metrics of a finished run of {task} expected, {ranking} among them")
     metrics = {name: math.nan if value is None else value for name, value in metrics.items()}
     _check_numbers(metrics)
     return summary | {"task": task, "metrics": metrics}
@@ -137,8 +142,12 @@ def checked_summary(summary: dict[str, Any]) -> dict[str, Any]:
 
 def _check_numbers(figures: dict[str, Any]) -> None:
     for name, value in figures.items():
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"{name}: a number expected, not {value!r}")
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or (isinstance(value, int) and abs(value) > LARGEST)
+        ):
+            raise ValueError(f"{name}: a number expected, not {value!r:.40}")
 
 
 def model_name(summary: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ tensor. The integers add up to that number exactly; where weights come in units 
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Literal
 
@@ -20,7 +20,13 @@ Distribution = Literal["uniform", "erdos_renyi", "global"]
 Scope = Literal["tensors", "encoder", "model"]
 
 
-def nonzero_budget(sparsity: float | None, sparse_size: int, scope_size: int, nonzeros: int | None = None) -> int:
+def nonzero_budget(
+    sparsity: float | None,
+    sparse_size: int,
+    scope_size: int,
+    nonzeros: int | None = None,
+    feasible: tuple[int, int] | None = None,
+) -> int:
     """Weights the sparse tensors keep so that ``round(sparsity · scope_size)`` of a scope are zero, or all but ``nonzeros``.
 
     Args:
@@ -28,28 +34,39 @@ def nonzero_budget(sparsity: float | None, sparse_size: int, scope_size: int, no
         sparse_size: weights in the sparse tensors.
         scope_size: weights in the scope: the sparse tensors themselves, or more where the scope has dense parameters too.
         nonzeros: weights of the scope that are not zero, instead of ``sparsity``.
+        feasible: least and most that the sparse tensors can keep, where some have a number of their own.
 
     Raises:
-        ValueError: both or none given, out of range, or more zeros wanted than the sparse tensors have weights.
+        ValueError: both or none given, out of range, or not feasible; says what the closest is that can be met.
     """
     if (sparsity is None) == (nonzeros is None):
         raise ValueError(f"give either sparsity or nonzeros, got {sparsity} and {nonzeros}")
     if nonzeros is not None:
-        if not scope_size - sparse_size <= nonzeros <= scope_size:
-            raise ValueError(
-                f"nonzeros: {nonzeros:,} of {scope_size:,} parameters wanted, {sparse_size:,} of which may be zero: from "
-                f"{scope_size - sparse_size} to {scope_size} is feasible, or make more tensors sparse"
-            )
-        return sparse_size - (scope_size - nonzeros)
-    if sparsity is None or not 0 <= sparsity < 1:
+        zeros = scope_size - nonzeros
+    elif sparsity is not None and 0 <= sparsity < 1:
+        zeros = round(sparsity * scope_size)
+    else:
         raise ValueError(f"sparsity must be in [0, 1), got {sparsity}")
-    zeros = round(sparsity * scope_size)
-    if zeros > sparse_size:
-        raise ValueError(
-            f"sparsity {sparsity} of {scope_size:,} parameters needs {zeros:,} zeros, but only {sparse_size:,} weights may "
-            f"be zero: at most {math.floor(1e4 * sparse_size / scope_size) / 1e4} is feasible, or make more tensors sparse"
-        )
-    return sparse_size - zeros
+    least, most = feasible or (0, sparse_size)
+    kept = sparse_size - zeros
+    if least <= kept <= most:
+        return kept
+    closest = sparse_size - min(max(kept, least), most)  # zeros
+    asked, offered = (
+        (f"nonzeros {nonzeros:,}", f"nonzeros {scope_size - closest}")
+        if nonzeros is not None
+        else (f"sparsity {sparsity}", f"sparsity {_shortest_share(closest, scope_size)}")
+    )
+    raise ValueError(
+        f"{asked} of {scope_size:,} parameters needs {zeros:,} zeros, but of the {sparse_size:,} weights that may be zero "
+        f"{sparse_size - most:,} to {sparse_size - least:,} can be: the closest feasible is {offered}, or choose other tensors"
+    )
+
+
+def _shortest_share(count: int, size: int) -> float:
+    """The decimal of fewest digits of which ``round(share · size)`` is ``count``."""
+    shares = (round(count / size, digits) for digits in range(1, 17))
+    return next((share for share in shares if round(share * size) == count), count / size)
 
 
 def fixed_nnz(name: str, size: int, structure: Structure, sparsity: float | None) -> int | None:
@@ -59,37 +76,15 @@ def fixed_nnz(name: str, size: int, structure: Structure, sparsity: float | None
         ValueError: the two contradict each other.
     """
     if structure.density is not None:
-        if sparsity is not None and sparsity != 1 - structure.density:
-            raise ValueError(f"sparsities: {name} is {structure}: {float(1 - structure.density)}, not {sparsity}")
+        if sparsity is not None and not math.isclose(sparsity, 1 - structure.density):
+            raise ValueError(
+                f"sparsities: {name} has the structure {structure}, which is {float(1 - structure.density)}, not {sparsity}"
+            )
         return int(size * structure.density)
     if sparsity is None:
         return None
     units = size // structure.unit_size
     return (units - round(sparsity * units)) * structure.unit_size
-
-
-def remaining_nnz(total: int, sizes: Mapping[str, int], fixed: Mapping[str, int], scope_size: int) -> int:
-    """What is left of ``total`` weights for the tensors that are not in ``fixed``.
-
-    Args:
-        total: weights that all tensors keep together.
-        sizes: of all tensors, by name.
-        fixed: weights that some of them keep, by name.
-        scope_size: weights in the scope of the budget, for the error.
-
-    Raises:
-        ValueError: less than nothing, or more than the other tensors have; says what the closest feasible budget is.
-    """
-    given, left = sum(fixed.values()), total - sum(fixed.values())
-    most = sum(size for name, size in sizes.items() if name not in fixed)
-    if 0 <= left <= most:
-        return left
-    zeros = sum(sizes.values()) - given - min(max(left, 0), most)
-    raise ValueError(
-        f"{len(fixed)} tensors keep {given:,} weights (by sparsities or N:M) and {len(sizes) - len(fixed)} others at most "
-        f"{most:,}, but {total:,} are wanted: the closest feasible is sparsity {zeros / scope_size} (nonzeros "
-        f"{scope_size - zeros}) of the {scope_size:,} parameters in scope"
-    )
 
 
 def uniform(shapes: Sequence[Shape], nnz: int, unit_sizes: Sequence[int] | None = None) -> list[int]:
@@ -125,7 +120,7 @@ def erdos_renyi(shapes: Sequence[Shape], nnz: int, unit_sizes: Sequence[int] | N
 
 
 def globally(scores: Sequence[Tensor], nnz: int, unit_sizes: Sequence[int] | None = None) -> list[int]:
-    """As many as each tensor has among the ``nnz`` largest scores of all tensors; its largest counts in any case.
+    """As many as each tensor has among the ``nnz`` largest scores of all tensors; its largest unit counts in any case.
 
     Args:
         scores: of the weights of each tensor, any shape; the weights of a unit have the same score.
@@ -135,8 +130,8 @@ def globally(scores: Sequence[Tensor], nnz: int, unit_sizes: Sequence[int] | Non
         return []
     sizes = [score.numel() for score in scores]
     flat = [score.flatten().clone() for score in scores]
-    for score in flat:
-        score[score.argmax()] = torch.inf  # no tensor dies while there are weights for all
+    for score, unit in zip(flat, unit_sizes or [1] * len(flat), strict=True):
+        score[score.topk(unit).indices] = torch.inf  # no tensor dies while there are weights for all
     selected = top_k_mask(torch.cat(flat), nnz).split(sizes)
     return _apportion([Fraction(int(chosen.sum())) for chosen in selected], sizes, nnz, unit_sizes)
 

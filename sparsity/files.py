@@ -41,10 +41,10 @@ def sparsity_report(masks: MaskSet, parameters: Mapping[str, Tensor]) -> dict[st
 
 
 def save_masks(directory: Path, masks: MaskSet, parameters: Mapping[str, Tensor], made_by: Mapping[str, Any]) -> None:
-    """Write both files into ``directory``. ``made_by`` says how the masks were made, and must be JSON."""
+    """Write both files into ``directory``. ``made_by`` says how the masks were made; what is not JSON is written as text."""
     save_file({name: pack_bits(mask) for name, mask in masks.items()}, directory / MASKS_FILE)
     report = sparsity_report(masks, parameters) | {"made_by": dict(made_by)}
-    (directory / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    (directory / REPORT_FILE).write_text(json.dumps(report, indent=2, default=str) + "\n", encoding="utf-8")
 
 
 def load_masks(directory: Path) -> MaskSet | None:
@@ -60,13 +60,19 @@ def load_masks(directory: Path) -> MaskSet | None:
     packed, _ = read_safetensors(directory / MASKS_FILE)
     try:
         tensors = json.loads((directory / REPORT_FILE).read_text(encoding="utf-8"))["tensors"]
-        shapes = {name: tuple(entry["shape"]) for name, entry in tensors.items()}
+        shapes = {name: tuple(map(int, entry["shape"])) for name, entry in tensors.items()}
         nnz = {name: entry["nnz"] for name, entry in tensors.items()}
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"{directory / REPORT_FILE}: not a report of masks ({type(error).__name__}: {error})") from error
     if packed.keys() != shapes.keys():
         raise ValueError(f"{directory}: {MASKS_FILE} and {REPORT_FILE} name different tensors")
-    masks = MaskSet({name: unpack_bits(packed[name], shape) for name, shape in shapes.items()})
+    unpacked = {}
+    for name, shape in shapes.items():
+        try:
+            unpacked[name] = unpack_bits(packed[name], shape)
+        except ValueError as error:
+            raise ValueError(f"{directory / MASKS_FILE}: {name}: {error}") from error
+    masks = MaskSet(unpacked)
     if masks.nnz() != nnz:
         raise ValueError(f"{directory}: {MASKS_FILE} does not have the non-zeros that {REPORT_FILE} states")
     return masks

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+NOT_RANKED = "scores that are NaN cannot be ranked"
+
 
 def kth_largest(scores: Tensor, k: int) -> Tensor:
     """The ``k``-th largest of a vector of scores, exactly.
@@ -33,11 +35,14 @@ def top_k_mask(scores: Tensor, k: int) -> Tensor:
     """Mask of the ``k`` largest scores; equal scores go to the lowest flat index, so every rank and run agrees.
 
     Args:
-        scores: any shape, finite or ``-inf``.
+        scores: any shape, finite or ±inf.
         k: how many to select, from 0 to ``scores.numel()``.
 
     Returns:
         Boolean tensor of the shape of ``scores`` with exactly ``k`` entries ``True``.
+
+    Raises:
+        ValueError: ``k`` is out of range, or NaN among the scores leaves fewer.
     """
     if not 0 <= k <= scores.numel():
         raise ValueError(f"cannot select {k} of {scores.numel()} scores")
@@ -46,8 +51,10 @@ def top_k_mask(scores: Tensor, k: int) -> Tensor:
     flat = scores.flatten()
     threshold = kth_largest(flat, k)
     selected = flat > threshold
-    ties = (flat == threshold).nonzero().squeeze(1)
-    selected[ties[: k - int(selected.sum())]] = True
+    ties, places = (flat == threshold).nonzero().squeeze(1), k - int(selected.sum())
+    if not 0 <= places <= len(ties):
+        raise ValueError(NOT_RANKED)
+    selected[ties[:places]] = True
     return selected.view_as(scores)
 
 

@@ -85,15 +85,18 @@ class SparseStepping(SparseMethod):
             Whether the weights rest at this step.
         """
         rests, tensors = False, self._views(weights, step)
-        for tensor in tensors:
+        due = self.update_due(step, max_steps) and not self.straight_through
+        observes = type(self).observe is not SparseMethod.observe
+        finite = not (observes or (due and self.skips_weight_step)) or all(_finite(tensor.gradient) for tensor in tensors)
+        for tensor in tensors if finite else ():
             self.observe(tensor, step, max_steps)
         if self.straight_through:
             for name, hidden in self.memory["hidden"].items():
                 weights[name].add_(hidden)  # one of the two is 0.0 everywhere
             self.dense_in = True
             return False
-        if self.update_due(step, max_steps):
-            if self.skips_weight_step and not all(_finite(tensor.gradient) for tensor in tensors):
+        if due:
+            if self.skips_weight_step and not finite:
                 warnings.warn(f"step {step}: a gradient is not finite; the mask update is skipped", stacklevel=2)
             else:
                 self._update(weights, state, tensors, step, max_steps)

@@ -24,7 +24,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from sparsity.masks import top_k_mask
+from sparsity.masks import NOT_RANKED, top_k_mask
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,9 @@ class Structure:
     """Unstructured: every weight for itself. The others override how weights form units and groups."""
 
     one_group: ClassVar[bool] = True
+
+    def __str__(self) -> str:
+        return "unstructured"
 
     @property
     def unit_size(self) -> int:
@@ -73,6 +76,9 @@ class Rows(Structure):
 
     one_group: ClassVar[bool] = False
 
+    def __str__(self) -> str:
+        return "rows"
+
     def units(self, scores: Tensor) -> Tensor:
         return scores.flatten(1)
 
@@ -90,7 +96,10 @@ class NM(Structure):
 
     def __post_init__(self) -> None:
         if not 0 < self.n <= self.m:
-            raise ValueError(f"structure {self.n}:{self.m}: N of every M needs 0 < N <= M")
+            raise ValueError(f"structure {self}: N of every M needs 0 < N <= M")
+
+    def __str__(self) -> str:
+        return f"{self.n}:{self.m}"
 
     @property
     def density(self) -> Fraction:
@@ -99,9 +108,7 @@ class NM(Structure):
     def check(self, name: str, shape: Sequence[int]) -> None:
         inputs = math.prod(shape[1:])
         if len(shape) < 2 or inputs % self.m:
-            raise ValueError(
-                f"structure {self.n}:{self.m} needs an input dimension divisible by {self.m}; {name} has {inputs}"
-            )
+            raise ValueError(f"structure {self} needs an input dimension divisible by {self.m}; {name} has {inputs}")
 
     def units(self, scores: Tensor) -> Tensor:
         return scores.reshape(-1, self.m)
@@ -116,7 +123,10 @@ class Blocks(Structure):
 
     def __post_init__(self) -> None:
         if self.height < 1 or self.width < 1:
-            raise ValueError(f"structure {self.height}x{self.width}: blocks need a height and a width of at least 1")
+            raise ValueError(f"structure {self}: blocks need a height and a width of at least 1")
+
+    def __str__(self) -> str:
+        return f"{self.height}x{self.width}"
 
     @property
     def unit_size(self) -> int:
@@ -124,7 +134,7 @@ class Blocks(Structure):
 
     def check(self, name: str, shape: Sequence[int]) -> None:
         if len(shape) < 2 or shape[0] % self.height or math.prod(shape[1:]) % self.width:
-            raise ValueError(f"structure {self.height}x{self.width} does not divide {name} of shape {tuple(shape)}")
+            raise ValueError(f"structure {self} does not divide {name} of shape {tuple(shape)}")
 
     def units(self, scores: Tensor) -> Tensor:
         blocks = scores.flatten(1).unflatten(1, (-1, self.width)).unflatten(0, (-1, self.height))
@@ -176,4 +186,7 @@ def _top_k_of_each(scores: Tensor, k: int) -> Tensor:
     threshold = scores.kthvalue(scores.size(1) - k + 1, dim=1, keepdim=True).values
     selected, ties = scores > threshold, scores == threshold
     places = k - selected.sum(1, keepdim=True)
-    return selected | ties & (ties.cumsum(1, dtype=torch.int32) <= places)
+    selected |= ties & (ties.cumsum(1, dtype=torch.int32) <= places)
+    if int(selected.sum()) != k * len(scores):
+        raise ValueError(NOT_RANKED)
+    return selected

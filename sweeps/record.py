@@ -14,6 +14,8 @@ from sweeps.trial import is_finished, summary_of
 
 PRETRAINING = "pretraining"  # stands for the task of a fit that has none
 SMALLER_IS_BETTER = ("perplexity", "eval_loss")
+HEADER = ("name", "model", "protocol", "pretrained", "extra")
+TRIAL = ("task", "seed", "settings", "start", "run", "status")
 
 
 class Record:
@@ -33,7 +35,19 @@ class Record:
 
     @classmethod
     def load(cls, directory: Path) -> "Record":
-        return cls(directory, json.loads((directory / "sweep.json").read_text(encoding="utf-8")))
+        """The record of a sweep.
+
+        Raises:
+            ValueError: the file is not one, or not a whole one.
+        """
+        file = directory / "sweep.json"
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            known = [{key: entry[key] for key in TRIAL} for entry in content["trials"].values()]
+            known += [{key: content[key] for key in HEADER}]
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(f"{file}: not the record of a sweep, or only the beginning of one ({error})") from error
+        return cls(directory, content)
 
     @classmethod
     def open(cls, directory: Path, header: dict[str, Any], trials: list[Trial]) -> "Record":
@@ -97,8 +111,10 @@ class Record:
 
 
 def metrics_of(summary: dict[str, Any]) -> dict[str, float]:
-    """A run's figures: those of its task, or of pretraining."""
-    return summary.get("metrics") or {key: summary[key] for key in SMALLER_IS_BETTER if key in summary}
+    """A run's figures: those of its task, NaN where they are not defined, or of pretraining."""
+    if "metrics" not in summary and not summary.get("task"):
+        return {key: summary[key] for key in SMALLER_IS_BETTER if key in summary}
+    return {name: math.nan if value is None else value for name, value in summary.get("metrics", {}).items()}
 
 
 def spread(values: list[float], degenerate: int = 0) -> dict[str, float]:
@@ -155,7 +171,7 @@ def results_table(record: Record) -> Table:
     for task in dict.fromkeys(trial["task"] for trial in record.trials.values()):
         statuses = [trial["status"] for trial in record.trials.values() if trial["task"] == task]
         done = f"{statuses.count('finished') + statuses.count('pruned')}/{len(statuses)}"
-        task_metrics = record.content["tasks"].get(task or PRETRAINING, {"metrics": {"": {}}})["metrics"]
+        task_metrics = record.content["tasks"].get(task or PRETRAINING, {}).get("metrics") or {"": {}}
         for metric, row in task_metrics.items():
             percent = 100 if task else 1
             cells = [f"{row[figure] * percent:.2f}" if figure in row else "" for figure in figures]

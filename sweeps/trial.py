@@ -57,9 +57,12 @@ class FitError(RuntimeError):
 
 
 def summary_of(run: Path) -> dict[str, Any]:
-    """A run's ``summary.json``; empty where it has none."""
-    file = run / "summary.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    """A run's ``summary.json``; empty where it has none that can be read."""
+    try:
+        content = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def is_finished(run: Path) -> bool:

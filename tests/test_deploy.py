@@ -133,9 +133,24 @@ def test_pack_says_how_small_it_is(exported: Path, tmp_path: Path, capsys: pytes
     assert captured.err == "not carried: code.py\n"
 
 
+@pytest.mark.parametrize("exported", ["bert"], indirect=True)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--length", "1024"], "data.length is 1024, but"),
+        (["--threads", "0"], "must be at least 1"),
+        (["--batch", "0"], "must be at least 1"),
+        (["--batch", "x"], "invalid int value: 'x'"),
+    ],
+)
+def test_sizes_that_cannot_be_timed_are_refused(exported: Path, options: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        deploy.main(["latency", str(exported), *options])
+
+
 def test_errors_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"no safetensors at all")
-    for arguments in (("unpack", "file", "copy"), ("pack", ".", "out"), ("unpack", "missing", "copy")):
+    for arguments in (("unpack", "file", "copy"), ("pack", ".", "out"), ("unpack", "missing", "copy"), ("pack", "."), ()):
         script = [sys.executable, deploy.__file__, *arguments]
         run = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert run.returncode == 1

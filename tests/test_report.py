@@ -101,4 +101,6 @@ def test_mistakes_about_masks_and_budgets_are_one_line(tmp_path: Path) -> None:
     assert "File does not exist" in complaint("budget", "--config", "nowhere.yaml")
     config = str(CONFIGS / "experiments" / "quickstart.yaml")
     assert "sparsity must be in [0, 1), got 2.0" in complaint("budget", "--config", config, "--trainer.callbacks.sparsity=2")
+    message = complaint("budget", "--config", config, "--trainer.callbacks.sparsity=abc")
+    assert message.endswith("Expected a <class 'float'> Given value type: <class 'str'> Given value: abc")
     assert "matches no parameter" in complaint("budget", "--config", config, "--trainer.callbacks.targets=[no.such]")

@@ -200,6 +200,11 @@ def test_a_real_fit(tmp_path: Path, corpus: Path, tokenizer_dir: Path) -> None:
         (["--pretrained", "{model}", "--tasks", "COLLA"], "no GLUE task 'COLLA'"),
         (["--pretrained", "{model}", "--tasks", "RTE"], "RTE is no task of this protocol; it has CoLA"),
         (["--pretrained", "{model}", "--start", "MNLI={model}"], "--start: nothing here starts from MNLI"),
+        (["--pretrained", "{model}", "--data.path", "./no/glue"], "--data.path: there is no ./no/glue"),
+        (
+            ["--pretrained", "{model}", "--concurrency", "none"],
+            "argument --concurrency: invalid int above zero value: 'none'",
+        ),
         (["--config", "{tmp}/no.yaml"], "No such file or directory"),
         (["--config", "{tmp}/keys.yaml"], "unknown key 'epochs'"),
         (["--config", "{tmp}/grid.yaml"], "the grid is empty"),

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sparsity import criteria
-from sparsity.distributions import DISTRIBUTIONS, Distribution, Scope, fixed_nnz, globally, nonzero_budget, remaining_nnz
+from sparsity.distributions import DISTRIBUTIONS, Distribution, Scope, fixed_nnz, globally, nonzero_budget
 from sparsity.masks import MaskSet
 from sparsity.methods.tensor import SparseTensor
 from sparsity.patterns import check_patterns, first_match, matching
@@ -57,6 +57,8 @@ class SparseMethod:
     """The weights rest at a step that changes masks, which then needs finite gradients."""
     remembers: ClassVar[bool] = False
     """A weight that goes off keeps its value in ``memory["hidden"]`` and returns with it."""
+    ramps: ClassVar[bool] = False
+    """The number of weights follows a schedule over the length of the run, which then cannot change."""
     straight_through: ClassVar[bool] = False
     """Weights that are off are trained too: the optimizer steps the dense weights, and masks change after its step."""
 
@@ -106,21 +108,22 @@ class SparseMethod:
             nnz = fixed_nnz(name, sizes[name], structure, first_match(self.sparsities, name))
             if nnz is not None:
                 counts[name] = nnz
-        total = nonzero_budget(self.sparsity, sum(sizes.values()), scope_size, self.nonzeros)
-        left = remaining_nnz(total, sizes, counts, scope_size)
         free = [name for name in weights if name not in counts]
-        counts |= zip(free, self._spread([self.view(name, weights[name]) for name in free], left), strict=True)
+        given = sum(counts.values())
+        feasible = given, given + sum(sizes[name] for name in free)
+        total = nonzero_budget(self.sparsity, sum(sizes.values()), scope_size, self.nonzeros, feasible)
+        counts |= zip(free, self._spread([self.view(name, weights[name]) for name in free], total - given), strict=True)
         return {name: counts[name] for name in weights}
 
     def _spread(self, tensors: Sequence[SparseTensor], nnz: int) -> list[int]:
         """Weights each tensor keeps by the distribution, of ``nnz`` together."""
         unit_sizes = [tensor.structure.unit_size for tensor in tensors]
         if self.distribution == "global":
-            return globally([tensor.spread(self.initial_scores(tensor)) for tensor in tensors], nnz, unit_sizes)
+            return globally([tensor.spread(tensor.score(criteria.magnitude)) for tensor in tensors], nnz, unit_sizes)
         return DISTRIBUTIONS[self.distribution]([tensor.weight.shape for tensor in tensors], nnz, unit_sizes)
 
     def initial_scores(self, tensor: SparseTensor) -> Tensor:
-        """Unit scores at the start, by which the ``global`` distribution counts."""
+        """Unit scores by which masks are drawn at the start."""
         return tensor.score(criteria.magnitude)
 
     def view(
@@ -156,7 +159,10 @@ class SparseMethod:
         return {}
 
     def observe(self, tensor: SparseTensor, step: int, max_steps: int) -> None:
-        """Look at weights and dense gradients at every optimizer step, before the gradients are masked."""
+        """Look at weights and dense gradients at every optimizer step, before the gradients are masked.
+
+        A step of which a gradient is not finite (fp16 has some) is not shown.
+        """
 
     def update_masks(self, tensors: Sequence[SparseTensor], step: int, max_steps: int) -> list[Tensor]:
         """The masks of all tensors after an update: each for itself, unless a method lets them compete."""

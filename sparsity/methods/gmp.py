@@ -1,6 +1,7 @@
 """Gradual magnitude pruning."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -25,6 +26,8 @@ class GMP(SparseMethod):
     start: float = 0.25
     end: float = 0.75
     every: int = 100
+
+    ramps: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

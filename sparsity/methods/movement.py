@@ -34,7 +34,7 @@ class Movement(GMP):
         return tensor.mask
 
     def observe(self, tensor: SparseTensor, step: int, max_steps: int) -> None:
-        if tensor.gradient is None or not tensor.gradient.isfinite().all():
+        if tensor.gradient is None:
             return
         dense = tensor.weight + self.memory["hidden"][tensor.name]
         self.memory["scores"][tensor.name].addcmul_(tensor.gradient, dense, value=-1)

@@ -1,6 +1,7 @@
 """One-shot magnitude pruning."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -17,6 +18,8 @@ class OneShot(SparseMethod):
     """
 
     at: float = 0.0
+
+    ramps: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from callbacks import ExportPretrained, RigL
+from callbacks import ExportPretrained, RigL, RunSummary
 from datamodules import TextDataModule
 from helpers import Recorder, assert_identical, copies, fit, parameters, tiny_bert
 from sparsity import load_masks
@@ -106,7 +106,8 @@ class Counted(ExportPretrained):
 
 def test_named_exports_at_chosen_optimizer_steps(tmp_path: Path, text_data: Data) -> None:
     export = Counted(str(tmp_path / "exports"), at_steps={2: "early", 4: "last", 9: "never"})
-    trainer = fit(tmp_path, text_data(), [RigL(every=3), export], max_steps=4, accumulate_grad_batches=2)
+    with pytest.warns(UserWarning, match="never will not be there, as a run of 4 steps has no step 9"):
+        trainer = fit(tmp_path, text_data(), [RigL(every=3), export], max_steps=4, accumulate_grad_batches=2)
     assert export.written == ["early", "last", "export"]
     assert sorted(path.name for path in (tmp_path / "exports").iterdir()) == ["early", "export", "last"]
     early, last, end = (
@@ -149,3 +150,26 @@ def test_an_export_replaces_the_one_before_as_a_whole(tmp_path: Path, text_data:
 def test_fast_dev_run_writes_nothing(tmp_path: Path, text_data: Data) -> None:
     fit(tmp_path / "run", text_data(), [ExportPretrained()], max_steps=1, fast_dev_run=True)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_died_after_its_last_step_ends_when_it_is_continued(tmp_path: Path, text_data: Data) -> None:
+    """Its checkpoint leaves nothing to train, but the export is missing, and the summary says that it runs."""
+    whole = fit(tmp_path, text_data(), [RigL(every=2)], max_steps=3, limit_val_batches=1, enable_checkpointing=True)
+    checkpoint = tmp_path / "last.ckpt"
+    whole.save_checkpoint(checkpoint)
+    fit(tmp_path, text_data(), [RigL(every=2), RunSummary(), ExportPretrained()], max_steps=3, ckpt_path=checkpoint)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["status"], summary["steps"]) == ("finished", 3)
+    exported = AutoModelForMaskedLM.from_pretrained(tmp_path / "export")
+    assert_identical(copies(dict(exported.named_parameters())), copies(parameters(whole)))
+
+
+def test_a_run_has_finished_when_its_export_is_there(tmp_path: Path, text_data: Data) -> None:
+    class Full(ExportPretrained):
+        def export(self, trainer: Trainer, pl_module: LightningModule, name: str) -> None:
+            assert json.loads((tmp_path / "summary.json").read_text())["status"] == "running"
+            raise OSError("no space left on device")
+
+    with pytest.raises(OSError, match="no space left"):
+        fit(tmp_path, text_data(), [RunSummary(), Full()], max_steps=1)
+    assert json.loads((tmp_path / "summary.json").read_text())["status"] == "failed"

@@ -1,6 +1,7 @@
 """A sparse encoder stays sparse while it is finetuned: exactly the same zeros before and after, wherever they come from."""
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -157,3 +158,14 @@ def test_masks_of_another_shape_are_an_error(tmp_path: Path, sparse_dir: Path, t
         (path / file.name).write_bytes(file.read_bytes())
     with pytest.raises(ValueError, match=r"mask encoder.layer.0.* of shape \(32, 32\) does not fit the model"):
         _ = InheritedSparsity(pretrained=str(path)).found
+
+
+@pytest.mark.parametrize(("initialization", "warned"), [("random", True), ("magnitude", False)])
+def test_random_masks_on_pretrained_weights_are_worth_a_warning(
+    tmp_path: Path, glue_data: Data, sparse_dir: Path, initialization: str, warned: bool
+) -> None:
+    rigl, module = RigL(sparsity=0.8, initialization=initialization), SequenceClassifier(str(sparse_dir))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(tmp_path, glue_data("RTE"), [rigl], 1, module=module, max_epochs=1)
+    assert any("random masks, which cut pretrained weights" in str(warning.message) for warning in caught) == warned

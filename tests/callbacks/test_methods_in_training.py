@@ -249,3 +249,27 @@ def test_what_an_interruption_saves_is_sparse(tmp_path: Path, text_data: Data) -
         fit(tmp_path, text_data(), [ste, Interruption()], max_steps=5, module=module)
     weights = dict(module.model.named_parameters())
     assert not any(weights[name][~mask].any() for name, mask in ste.masks.items())
+
+
+@pytest.mark.parametrize("sparse", [lambda: GMP(sparsity=0.8), lambda: OneShot(sparsity=0.8, at=0.5)])
+def test_a_ramp_cannot_go_on_over_another_length(
+    tmp_path: Path, text_data: Data, sparse: Callable[[], SparseTraining]
+) -> None:
+    """A longer ramp would have to take weights back, a shorter one might never end."""
+    trainer = fit(tmp_path, text_data(), [sparse()], max_steps=8, limit_train_batches=4, max_epochs=1)
+    trainer.save_checkpoint(tmp_path / "half.ckpt")
+    for steps in (6, 16):
+        with pytest.raises(ValueError, match=f"ramps over the length of the run: 8 steps when it began, {steps} now"):
+            fit(tmp_path, text_data(), [sparse()], max_steps=steps, ckpt_path=tmp_path / "half.ckpt")
+    fit(tmp_path, text_data(), [sparse()], max_steps=8, ckpt_path=tmp_path / "half.ckpt")
+
+
+def test_frozen_weights_can_be_held_but_not_regrown(tmp_path: Path, text_data: Data) -> None:
+    class HalfFrozen(MaskedLanguageModel):
+        def configure_model(self) -> None:
+            super().configure_model()
+            self.model.base_model.encoder.layer[1].requires_grad_(False)
+
+    fit(tmp_path, text_data(), [StaticSparsity(sparsity=0.5)], max_steps=2, module=HalfFrozen(CONFIG))
+    with pytest.raises(ValueError, match=r"RigL changes masks by gradients, and .*layer\.1\..* is frozen"):
+        fit(tmp_path, text_data(), [RigL(sparsity=0.5)], max_steps=2, module=HalfFrozen(CONFIG))

@@ -256,7 +256,7 @@ def test_sparsity_out_of_range_is_an_error(sparsity: float) -> None:
     [
         ([RigL(), StaticSparsity()], "two sparse-training callbacks"),
         ([RigL(targets=("*.conv.*",))], "matches no parameter"),
-        ([RigL(sparsity=0.95, scope="model")], "is feasible"),
+        ([RigL(sparsity=0.95, scope="model")], "closest feasible is sparsity 0.70257,"),
         ([RigL(scope="encoder", targets=("*.weight",))], "does not hold .*; state the sparsity of the model instead"),
     ],
 )

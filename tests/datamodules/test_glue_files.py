@@ -159,6 +159,23 @@ def test_the_few_truncated_rows_of_the_official_qqp_are_left_out(tmp_path: Path)
         read_tsv(tmp_path / "train.tsv", GLUE["QQP"], True)
 
 
+def test_an_empty_sentence_is_an_error_unless_it_is_one_of_ten_thousand(tmp_path: Path) -> None:
+    file, row = tmp_path / "train.tsv", "a sentence \t1\n"
+    file.write_text("sentence\tlabel\n" + row * 9_999 + " \t0\n")
+    assert len(read_tsv(file, GLUE["SST-2"], True).labels) == 10_000
+    file.write_text("sentence\tlabel\n" + row * 9_998 + " \t0\n")
+    with pytest.raises(ValueError, match=r"train.tsv:10000: column 'sentence' is empty"):
+        read_tsv(file, GLUE["SST-2"], True)
+
+
+@pytest.mark.parametrize("folder", ["SST2", "sst-2"])
+def test_a_folder_may_be_called_as_on_the_hub(glue_dir: Path, tmp_path: Path, folder: str) -> None:
+    shutil.copytree(glue_dir / "SST-2", tmp_path / folder)
+    assert "train" in GlueFiles(GLUE["SST-2"], str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="no CoLA there"):
+        GlueFiles(GLUE["CoLA"], str(tmp_path / folder))
+
+
 @pytest.mark.parametrize("name", ["id", "index"])
 def test_rows_of_the_qqp_test_have_an_id(tmp_path: Path, name: str) -> None:
     (tmp_path / "test.tsv").write_text(f"{name}\tquestion1\tquestion2\n7\twhat\twhy\n3\twho\twhen\n")
@@ -203,6 +220,9 @@ def change(line: int, change_line: Callable[[str], str]) -> Change:
         ("RTE", True, lambda lines: [], "1: the file is empty"),
         ("RTE", True, change(5, lambda line: line.replace(" ", "\0")), "5: a NUL byte"),
         ("RTE", False, change(5, lambda line: "x\ta\tb"), "5: column 'index': 'x' is not a number"),
+        ("RTE", False, change(5, lambda line: f"{10**25}\ta\tb"), f"5: column 'index': '{10**25}' is not a number"),
+        ("RTE", False, change(5, lambda line: "٣\ta\tb"), "5: column 'index': '٣' is not a number"),
+        ("RTE", False, change(5, lambda line: "0\ta\tb"), "5: column 'index': 0 comes twice"),
         ("CoLA", True, change(2, lambda line: "x\t2\t\ta sentence"), "2: column 'label': '2' is not one of 0, 1"),
         ("CoLA", True, lambda lines: [], "1: the file is empty"),
         (

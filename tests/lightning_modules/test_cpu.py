@@ -49,9 +49,9 @@ def test_scaled_sums_and_matrix_addends_are_left_to_torch(
 ) -> None:
     monkeypatch.setattr(cpu, "ONEDNN_PRODUCTS", 1)
     left, right = matrices()
-    addend = torch.ones(rows, 96)
-    result = cpu._addmm(addend, left, right, beta=beta, alpha=alpha)
-    assert torch.equal(result, torch.addmm(addend, left, right, beta=beta, alpha=alpha))
+    for addend in (torch.ones(rows, 96), torch.ones(1)):
+        result = cpu._addmm(addend, left, right, beta=beta, alpha=alpha)
+        assert torch.equal(result, torch.addmm(addend, left, right, beta=beta, alpha=alpha))
 
 
 def test_forward_and_backward_of_a_linear_layer_go_through_it() -> None:

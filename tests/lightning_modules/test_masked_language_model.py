@@ -208,3 +208,10 @@ def test_special_tokens_of_the_config_are_the_tokenizers(tmp_path: Path, text_da
     wanted |= {"sep": tokenizer.sep_token_id, "eos": tokenizer.sep_token_id}
     given = {name: getattr(config, f"{name}_token_id", None) for name in wanted}
     assert all(given[name] in (None, wanted[name]) for name in wanted)
+
+
+def test_a_file_of_half_precision_is_trained_in_single(tmp_path: Path, text_data: Data) -> None:
+    fit(tmp_path, text_data(), [ExportPretrained()], max_steps=1)
+    AutoModelForMaskedLM.from_pretrained(tmp_path / "export").half().save_pretrained(tmp_path / "half")
+    trainer = fit(tmp_path, text_data(), [], max_steps=1, module=MaskedLanguageModel(pretrained=str(tmp_path / "half")))
+    assert {weight.dtype for weight in parameters(trainer).values()} == {torch.float32}

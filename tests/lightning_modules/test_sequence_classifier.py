@@ -26,6 +26,8 @@ from datamodules import GLUEDataModule, TextDataModule
 from helpers import Recorder, assert_identical, copies, fit, parameters, tiny_bert, tiny_trainer
 from lightning_modules import SequenceClassifier
 from objectives.glue import GLUE, predictions, task_scores
+from reports.runs import read_runs
+from sweeps.record import results
 
 Data = Callable[..., GLUEDataModule]
 Saved = Callable[..., str]
@@ -123,7 +125,8 @@ def test_every_task_learns_and_is_scored(tmp_path: Path, glue_data: Data, encode
         expected |= {f"{name}{suffix}": score for name, score in scores.items()}
     assert summary["metrics"] == pytest.approx(expected, abs=1e-5)
     assert set(summary["metrics"]) == set(GLUE[task].metrics)
-    assert (summary["task"], summary["pretrained"], summary["status"]) == (task, str(encoder_dir), "finished")
+    learnt = GLUE[task].trained_on or task
+    assert (summary["task"], summary["pretrained"], summary["status"]) == (learnt, str(encoder_dir), "finished")
     assert summary["eval_loss"] == pytest.approx(float(trainer.callback_metrics["val/loss"]))
     assert "perplexity" not in summary
     assert summary["degenerate"] in (False, True)
@@ -141,7 +144,8 @@ def test_a_run_that_says_the_same_of_everything_is_degenerate(tmp_path: Path, gl
         finetune(tmp_path, glue_data(task), SequenceClassifier(str(encoder_dir)), RunSummary(), constant)
         summary = json.loads((tmp_path / "summary.json").read_text(), parse_constant=pytest.fail)
         assert summary["degenerate"] is True
-        assert summary["metrics"].keys() == metrics  # no correlation with a constant, and no made-up one
+        assert {name for name, value in summary["metrics"].items() if value is not None} == metrics
+        assert summary["metrics"].keys() == set(GLUE[task].metrics)  # a correlation with a constant is null
 
 
 def test_a_diverged_regression_is_scored(tmp_path: Path, glue_data: Data, encoder_dir: Path) -> None:
@@ -153,6 +157,14 @@ def test_a_diverged_regression_is_scored(tmp_path: Path, glue_data: Data, encode
     summary = json.loads((tmp_path / "summary.json").read_text(), parse_constant=pytest.fail)
     assert summary["degenerate"] is True
     assert "eval_loss" not in summary
+    assert summary["metrics"] == {"pearson": None, "spearman": None}
+    run = tmp_path / "sts" / "version_0"
+    run.mkdir(parents=True)
+    (run / "summary.json").write_text(json.dumps(summary | {"experiment": "sts"}))
+    (read,), complaints = read_runs([run])
+    assert (read.degenerate, read.metrics, complaints) == (True, {}, [])
+    found = results(tmp_path, {"sts": {"status": "finished", "task": "STS-B", "run": "sts/version_0"}})
+    assert found["STS-B"]["metrics"] == {name: {"runs": 0, "degenerate": 1} for name in ("pearson", "spearman")}
 
 
 def rates(trainer: Trainer, module: SequenceClassifier) -> dict[str, float]:
@@ -365,3 +377,34 @@ def test_damaged_models_are_errors(tmp_path: Path, glue_data: Data, saved: Saved
     (Path(other) / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=r"other: 16 tensors of the encoder are missing .* bert.encoder.layer.2"):
         finetune(tmp_path, glue_data("CoLA"), SequenceClassifier(other))
+
+
+def test_a_run_that_ends_within_an_epoch_is_scored(tmp_path: Path, glue_data: Data, encoder_dir: Path) -> None:
+    module, options = SequenceClassifier(str(encoder_dir)), {"max_epochs": 3, "limit_val_batches": 1.0}
+    trainer = fit(tmp_path, glue_data("RTE"), [RunSummary()], 7, module=module, **options)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (trainer.global_step, summary["status"], summary["eval_step"]) == (7, "finished", 7)
+    assert summary["metrics"].keys() == {"accuracy"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_file_of_half_precision_is_finetuned_in_single(
+    tmp_path: Path, glue_data: Data, saved: Saved, dtype: torch.dtype
+) -> None:
+    path = saved()
+    AutoModelForMaskedLM.from_pretrained(path).to(dtype).save_pretrained(path)
+    trainer = finetune(tmp_path, glue_data("CoLA"), SequenceClassifier(path), ExportPretrained())
+    assert {weight.dtype for weight in parameters(trainer).values()} == {torch.float32}
+    assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "export").dtype == torch.float32
+
+
+def test_the_head_of_another_task_answers_nothing(tmp_path: Path, glue_data: Data, teacher: Callable[[str], str]) -> None:
+    """CoLA and SST-2 have the same classes by name; a new finetuning may start from the other's head."""
+    path = teacher("CoLA")
+    for stage in ("validate", "predict"):
+        trainer = tiny_trainer(tmp_path, [], max_steps=-1, limit_val_batches=1.0)
+        with pytest.raises(ValueError, match="its head has learnt CoLA, not SST-2: finetune it first"):
+            getattr(trainer, stage)(SequenceClassifier(path), glue_data("SST-2"))
+    finetune(tmp_path, glue_data("SST-2"), SequenceClassifier(path), ExportPretrained())
+    trainer = tiny_trainer(tmp_path, [], max_steps=-1, limit_val_batches=1.0)
+    trainer.validate(SequenceClassifier(str(tmp_path / "export")), glue_data("SST-2"))

@@ -130,3 +130,23 @@ def test_files_that_are_not_the_model_are_refused(tmp_path: Path, text_data: Dat
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(ValueError, match="not a whole safetensors file"):
         exported_budget(tmp_path / "export")
+
+
+def test_a_global_budget_is_that_of_weights_as_they_are_drawn() -> None:
+    """Not of zeros, of which the first of the model would be the largest: by chance all layers have much the same."""
+    tiny = CONFIGS / "model" / "tiny.yaml"
+    options = [f"--config={CONFIGS / 'experiments' / 'bert_100k.yaml'}", f"--model={tiny}", "--trainer.callbacks+=OneShot"]
+    tensors, groups = planned_budget([*options, "--trainer.callbacks.distribution=global"], 500)
+    nnz = {name: count for name, count in counts(tensors).items() if ".layer." in name}
+    sizes = {row[0]: eval(row[1].replace("×", "*")) for row in tensors.rows if ".layer." in row[0]}
+    assert all(0.15 < nnz[name] / sizes[name] < 0.25 for name in sizes)
+    assert sum(nnz.values()) == sum(sizes.values()) - round(0.8 * sum(sizes.values()))
+    assert "OneShot, sparsity 0.8, global." in groups.notes[0]
+
+
+def test_the_note_says_what_was_asked() -> None:
+    _, groups = planned_budget([f"--config={CONFIGS / 'experiments' / 'sparse_2x_wide.yaml'}"], 500)
+    assert "RigL, nonzeros 16600000, uniform." in groups.notes[0]
+    two = ["--trainer.callbacks+=RigL", "--trainer.callbacks+=SET"]
+    with pytest.raises(ValueError, match="two sparse-training callbacks in one run"):
+        planned_budget([f"--config={CONFIGS / 'experiments' / 'bert_100k.yaml'}", *two], 500)

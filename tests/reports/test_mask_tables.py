@@ -80,3 +80,9 @@ def test_masks_that_do_not_fit_together_are_refused(tmp_path: Path) -> None:
         masks_table(other)
     with pytest.raises(ValueError, match=r"no sparsity_masks\.safetensors there"):
         masks_table(tmp_path)
+
+
+@pytest.mark.parametrize("initial", [[1], {"b": 2}, {"a": "3"}, 7])
+def test_what_it_started_with_is_left_out_where_it_is_not_known(tmp_path: Path, initial: object) -> None:
+    table = masks_table(save(tmp_path / "export", initial, a=["xx..", "...."]))
+    assert "change of nnz" not in cells(table)["a"]

@@ -51,9 +51,17 @@ def test_a_directory_without_runs_is_an_error(tmp_path: Path, missing: str) -> N
         ('{"experiment": "a", "status": "finished", "task": ["CoLA"]}', "task: a name expected"),
         (
             '{"experiment": "a", "status": "finished", "task": "CoLA"}',
-            "metrics of a finished run of CoLA expected: matthews",
+            "metrics of a finished run of CoLA expected, matthews among them",
         ),
-        ('{"experiment": "a", "status": "finished", "task": "MRPC", "metrics": {"f1": 0.5}}', "expected: f1, accuracy"),
+        (
+            '{"experiment": "a", "status": "finished", "task": "MRPC", "metrics": {"accuracy": 0.5}}',
+            "expected, f1 among them",
+        ),
+        (
+            '{"experiment": "a", "status": "finished", "eval_loss": ' + "9" * 400 + "}",
+            "eval_loss: a number expected, not 999",
+        ),
+        ('{"a":' * 100_000, "not JSON"),
         ('{"experiment": "a", "status": "running", "task": "CoLA", "metrics": [0.5]}', "metrics of a finished run"),
         ('{"experiment": "a", "status": "finished", "task": "CoLA", "metrics": {"matthews": "0.5"}}', "a number expected"),
     ],
@@ -107,6 +115,14 @@ def test_a_broken_record_of_a_sweep_is_named_once(tmp_path: Path, write_run: Wri
     runs, complaints = read_runs([tmp_path])
     assert [run.model for run in runs] == ["dense"] * 3
     assert [line.partition(" skipped")[0] for line in complaints] == [str(tmp_path / "sweep" / "sweep.json")]
+
+
+def test_a_model_of_mnli_without_all_of_its_sets_or_meant_for_ax_is_one_of_mnli(tmp_path: Path, write_run: WriteRun) -> None:
+    write_run("matched", task="MNLI", metrics={"accuracy": 0.8})
+    write_run("ax", task="AX", metrics={"accuracy": 0.8, "accuracy_mismatched": 0.7})
+    runs, complaints = read_runs([tmp_path])
+    assert [(run.task, len(run.metrics)) for run in runs] == [("MNLI", 2), ("MNLI", 1)]
+    assert complaints == []
 
 
 def test_what_is_not_a_number_is_no_metric(tmp_path: Path, write_run: WriteRun) -> None:

@@ -57,11 +57,6 @@ def test_nonzeros_of_the_whole_model() -> None:
     assert sum(allocate(scope_size=SIZE + 500, nonzeros=1000)) == 500
 
 
-def closest(message: str) -> tuple[float, int]:
-    sparsity, nonzeros = re.search(r"sparsity ([\d.e-]+) \(nonzeros (\d+)\)", message).groups()
-    return float(sparsity), int(nonzeros)
-
-
 @pytest.mark.parametrize(
     ("options", "nonzeros"),
     [
@@ -72,19 +67,30 @@ def closest(message: str) -> tuple[float, int]:
     ],
 )
 def test_a_budget_that_cannot_be_met_names_the_closest_that_can(options: dict[str, object], nonzeros: int) -> None:
-    with pytest.raises(ValueError, match="the closest feasible is") as caught:
+    """What the error offers is accepted, in the terms that were asked in."""
+    with pytest.raises(ValueError, match=r"the closest feasible is sparsity [\d.e-]+,") as caught:
         allocate(scope_size=SIZE, **options)
-    sparsity, offered = closest(str(caught.value))
-    assert offered == nonzeros
-    assert sum(allocate(**options | {"sparsity": sparsity})) == nonzeros  # what the error offers is accepted
-    assert sum(allocate(**options | {"sparsity": None, "nonzeros": offered})) == nonzeros
+    sparsity = float(re.search(r"closest feasible is sparsity ([\d.e-]+),", str(caught.value)).group(1))
+    assert sum(allocate(**options | {"sparsity": sparsity})) == nonzeros
+    asked = 0 if nonzeros > SIZE * (1 - options.get("sparsity", 0.8)) else SIZE
+    with pytest.raises(ValueError, match=f"the closest feasible is nonzeros {nonzeros},"):
+        allocate(**options | {"sparsity": None, "nonzeros": asked})
+    assert sum(allocate(**options | {"sparsity": None, "nonzeros": nonzeros})) == nonzeros
 
 
-def test_nonzeros_that_cannot_be_met_name_the_range_that_can() -> None:
-    with pytest.raises(ValueError, match="from 500 to 2548 is feasible"):
+def test_what_a_structure_fixes_is_part_of_what_is_feasible() -> None:
+    """Half of 2,048 weights stay by 2:4, and 2,048 more are dense: a quarter of them all can be zero, no more and no less."""
+    for sparsity in (0.9, 0.5, 0.1):
+        with pytest.raises(ValueError, match=r"the closest feasible is sparsity 0\.25,"):
+            allocate(scope_size=2 * SIZE, structure="2:4", sparsity=sparsity)
+    assert sum(allocate(scope_size=2 * SIZE, structure="2:4", sparsity=0.25)) == SIZE // 2
+
+
+def test_nonzeros_that_cannot_be_met_name_the_closest_that_can() -> None:
+    with pytest.raises(ValueError, match="the closest feasible is nonzeros 500,"):
         allocate(scope_size=SIZE + 500, nonzeros=499)
     assert sum(allocate(scope_size=SIZE + 500, nonzeros=500)) == 0
-    with pytest.raises(ValueError, match="from 0 to 2048 is feasible"):
+    with pytest.raises(ValueError, match="the closest feasible is nonzeros 2048,"):
         allocate(nonzeros=2049)
 
 
@@ -97,7 +103,10 @@ def test_nonzeros_that_cannot_be_met_name_the_range_that_can() -> None:
         ({"sparsities": {"*key": 0.5}}, r"sparsities: '\*key' matches no parameter; there are layer.0.query"),
         ({"structure": {"*key": "rows"}}, r"structure: '\*key' matches no parameter"),
         ({"structure": "5x1"}, r"structure 5x1 does not divide layer.0.query of shape \(16, 16\)"),
-        ({"structure": {"emb*": "2:4"}, "sparsities": {"emb*": 0.8}}, "embeddings is .*: 0.5, not 0.8"),
+        (
+            {"structure": {"emb*": "2:4"}, "sparsities": {"emb*": 0.8}},
+            "embeddings has the structure 2:4, which is 0.5, not 0.8",
+        ),
     ],
 )
 def test_contradictions_are_refused(options: dict[str, object], message: str) -> None:
@@ -121,8 +130,22 @@ def test_global_counts_are_those_of_one_selection_over_all_tensors() -> None:
     assert sum(masks.nnz().values()) == 410
 
 
+def test_global_counts_are_by_magnitude_wherever_the_masks_are_drawn() -> None:
+    weights = {"small": 1e-3 * torch.rand(16, 16), "large": 1 + torch.rand(16, 16)}
+    for initialization in ("random", "magnitude"):
+        method = Static(sparsity=0.8, distribution="global", initialization=initialization)
+        assert method.initial_masks(weights, 512).nnz() == {"small": 1, "large": 101}
+
+
 def test_no_tensor_dies_by_global_counts() -> None:
     assert globally([torch.full((4, 4), 1e-6), torch.ones(10)], 5) == [1, 4]
+    blocks = Static(sparsity=0.75, distribution="global", initialization="magnitude", structure="4x4")
+    assert blocks.initial_masks({"a": 1e-6 * torch.rand(8, 8), "b": 1 + torch.rand(24, 8)}, 256).nnz() == {"a": 16, "b": 48}
+
+
+def test_a_share_that_a_structure_has_to_rounding_is_no_contradiction() -> None:
+    wide = {"a": torch.rand(10, 10)}
+    assert Static(sparsities={"a": 0.9}, sparsity=0.9, structure="1:10").allocate(wide, 100) == {"a": 10}
 
 
 @given(

@@ -76,6 +76,13 @@ def test_other_shapes_are_refused(saved: Path) -> None:
         load_masks(saved)
 
 
+@pytest.mark.parametrize("shape", [["a", "b"], "rows", [-1, 5], 15, None])
+def test_what_is_no_shape_is_refused_with_the_name_of_the_file(saved: Path, shape: object) -> None:
+    edit_report(saved, shape=shape)
+    with pytest.raises(ValueError, match=rf"({REPORT_FILE}|{MASKS_FILE}): .*"):
+        load_masks(saved)
+
+
 def test_masks_without_their_report_are_refused(saved: Path) -> None:
     (saved / REPORT_FILE).unlink()
     with pytest.raises(ValueError, match=f"{MASKS_FILE} without {REPORT_FILE}"):
@@ -97,3 +104,8 @@ def test_a_cut_off_file_of_masks_is_refused(saved: Path, length: int) -> None:
     file.write_bytes(file.read_bytes()[:length])
     with pytest.raises(ValueError, match=rf"{MASKS_FILE}: not a whole safetensors file"):
         load_masks(saved)
+
+
+def test_settings_that_are_not_json_are_written_as_text(tmp_path: Path, masks: MaskSet) -> None:
+    save_masks(tmp_path, masks, dict(masks), {"method": "Mine", "prior": Path("scores")})
+    assert json.loads((tmp_path / REPORT_FILE).read_text())["made_by"]["prior"] == "scores"

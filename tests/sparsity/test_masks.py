@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sparsity import MaskSet, top_k_mask, zero_optimizer_state_
 from sparsity.masks import kth_largest, pack_bits, unpack_bits, zero_where_off_
+from sparsity.structures import top_k_per_group
 
 SHAPES = [(1,), (7,), (8,), (9,), (3, 5), (2, 3, 7), (1, 1), (64, 33)]
 
@@ -161,3 +162,15 @@ def test_what_is_off_becomes_zero_whatever_it_was(dtype: torch.dtype) -> None:
         zero_where_off_(view, seen)
         assert torch.equal(view, expected)
         assert not torch.signbit(view[~seen]).any()
+
+
+@pytest.mark.parametrize("size", [10, 70_000])
+def test_scores_that_cannot_be_ranked_are_refused(size: int) -> None:
+    """Fewer than ``k`` would be selected, and the weights of a whole model be gone."""
+    for some in (torch.full((size,), torch.nan), torch.cat([torch.full((7,), torch.nan), torch.zeros(size)])):
+        with pytest.raises(ValueError, match="NaN cannot be ranked"):
+            top_k_mask(some, 5)
+    rows = torch.rand(4, 8)
+    rows[2, 3] = torch.nan
+    with pytest.raises(ValueError, match="NaN cannot be ranked"):
+        top_k_per_group(rows, 8)

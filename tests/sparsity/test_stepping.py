@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from sparsity import GMP, SET, STE, GlobalRigL, Movement, OneShot, RigL, SparseMethod, SparseStepping, Static
+from sparsity import GMP, SET, STE, GlobalRigL, Movement, OneShot, RigL, SparseMethod, SparseStepping, SparseTensor, Static
 from sparsity.structures import NM
 
 METHODS: dict[type[SparseMethod], dict[str, float]] = {
@@ -180,3 +180,33 @@ def test_a_gradient_that_is_not_finite_skips_a_drop_and_grow_update() -> None:
     with pytest.warns(UserWarning, match="step 2: a gradient is not finite; the mask update is skipped"):
         list(run.steps(last=3))
     assert all(torch.equal(masks[name], mask) for name, mask in sparse.masks.items())
+
+
+class Smoothed(RigL):
+    """Grows where the gradient has been large: one step that is not finite would stay in the average for ever."""
+
+    def observe(self, tensor: SparseTensor, step: int, max_steps: int) -> None:
+        average = self.memory.setdefault("average", {}).setdefault(tensor.name, torch.zeros_like(tensor.weight))
+        average.lerp_(tensor.gradient, 0.5)
+
+    def grow_scores(self, tensor: SparseTensor) -> Tensor:
+        return tensor.units(self.memory["average"][tensor.name].abs())
+
+
+@pytest.mark.parametrize("structure", ["unstructured", "rows", "2:4", "4x4"])
+def test_a_method_with_a_memory_is_not_shown_a_gradient_that_is_not_finite(structure: str) -> None:
+    sparse = stepping(Smoothed)(structure=structure, sparsity=0.5, every=2, stop=1.0, drop_fraction=0.7)
+    run = Run(sparse, "sgd", 0)
+    run.begin()
+    start, before = sparse.masks.nnz(), dict(sparse.masks)
+    for step in range(STEPS):
+        for name, weight in run.weights.items():
+            weight.grad = weight.detach() + run.gradients[step][name]
+        overflow = step == 1
+        if overflow:
+            run.weights["a"].grad[::2] = torch.nan
+        if not sparse.before_step(run.weights, run.optimizer.state, step, STEPS) and not overflow:  # loss scaling skips it
+            run.optimizer.step()
+    assert any(not torch.equal(before[name], mask) for name, mask in sparse.masks.items())
+    assert sparse.masks.nnz() == start
+    assert all(bool(average.isfinite().all()) for average in sparse.memory["average"].values())

@@ -120,3 +120,27 @@ def test_table_shows_the_spread_beside_the_maximum(tmp_path: Path) -> None:
     assert header == ["task", "metric", "done", "failed", "degenerate", "max", "median", "mean", "std"]
     assert cola == ["CoLA", "matthews", "2/3", "1", "1", "56.53", "28.27", "28.27", "39.97"]
     assert rte == ["RTE", "0/1", "0"]
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"trials": [], "name": "s"}', '{"trials": {"a": {}}}', '{"trials": {"a"']
+)
+def test_a_broken_record_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "sweep.json").write_text(content)
+    with pytest.raises(ValueError, match=r"sweep\.json: not the record of a sweep"):
+        Record.open(tmp_path, HEADER, [trial("CoLA", 0)])
+
+
+@pytest.mark.parametrize("content", ["", '{"status": "fin', "[]", "\udcff"])
+def test_a_broken_summary_is_that_of_a_run_that_has_not_finished(tmp_path: Path, content: str) -> None:
+    record = Record.open(tmp_path, HEADER, [trial("CoLA", 0)])
+    finish(record, "CoLA_seed=0", metrics={"matthews": 0.5})
+    summary = tmp_path / "CoLA_seed=0" / "version_0" / "summary.json"
+    summary.write_text(content, errors="surrogateescape")
+    assert Record.open(tmp_path, HEADER, [trial("CoLA", 0)]).names("waiting") == ["CoLA_seed=0"]
+
+
+def test_a_task_without_figures_still_has_its_line(tmp_path: Path) -> None:
+    record = Record.open(tmp_path, HEADER, [trial("CoLA", 0)])
+    finish(record, "CoLA_seed=0", task="CoLA")
+    assert results_table(record).row_count == 1

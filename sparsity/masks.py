@@ -14,6 +14,13 @@ from torch import Tensor, nn
 NOT_RANKED = "scores that are NaN cannot be ranked"
 
 
+def kth_smallest(scores: Tensor, k: int) -> Tensor:
+    """The ``k``-th smallest of each row, one column. Other devices than the CPU have no ``kthvalue`` that is deterministic."""
+    if scores.device.type == "cpu":
+        return scores.kthvalue(k, dim=-1, keepdim=True).values
+    return scores.sort(dim=-1).values[..., k - 1 : k]
+
+
 def kth_largest(scores: Tensor, k: int) -> Tensor:
     """The ``k``-th largest of a vector of scores, exactly.
 
@@ -28,7 +35,7 @@ def kth_largest(scores: Tensor, k: int) -> Tensor:
         above = at_least < k
         bucket, k = 2**15 - 1 - int(above.sum()), k - int(counts.flip(0)[above].sum())
         scores = scores[leading == bucket]
-    return scores.kthvalue(scores.numel() - k + 1).values
+    return kth_smallest(scores, scores.numel() - k + 1)
 
 
 def top_k_mask(scores: Tensor, k: int) -> Tensor:

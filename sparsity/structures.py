@@ -24,7 +24,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from sparsity.masks import NOT_RANKED, top_k_mask
+from sparsity.masks import NOT_RANKED, kth_smallest, top_k_mask
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def _top_k_of_each(scores: Tensor, k: int) -> Tensor:
     """Mask of the ``k`` largest scores of each row; equal scores go to the lowest index."""
     if k == 0 or len(scores) == 0:
         return torch.zeros_like(scores, dtype=torch.bool)
-    threshold = scores.kthvalue(scores.size(1) - k + 1, dim=1, keepdim=True).values
+    threshold = kth_smallest(scores, scores.size(1) - k + 1)
     selected, ties = scores > threshold, scores == threshold
     places = k - selected.sum(1, keepdim=True)
     selected |= ties & (ties.cumsum(1, dtype=torch.int32) <= places)

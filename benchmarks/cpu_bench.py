@@ -24,6 +24,7 @@ METHODS: dict[str, list[list[str]]] = {
     "dense": [],
     "static": [["StaticSparsity", "sparsity=0.8"]],
     "rigl": [["RigL", "sparsity=0.8"]],
+    "rigl_rows": [["RigL", "sparsity=0.8", "structure=rows"]],
     "set": [["SET", "sparsity=0.8"]],
     "rigl_global": [["GlobalRigL", "sparsity=0.8"]],
     "gmp": [["GMP", "sparsity=0.8"]],

@@ -78,7 +78,7 @@ def test_two_processes_are_one_with_the_same_global_batch(
     assert pair[0]["steps"] == single["steps"] == 10
     curve = (torch.tensor(pair[0]["losses"]) + torch.tensor(pair[1]["losses"])) / 2
     torch.testing.assert_close(curve, torch.tensor(single["losses"]), rtol=1e-4, atol=1e-5)
-    assert pair[0]["metrics"] == pytest.approx(single["metrics"], abs=1e-4)
+    assert pair[0]["metrics"] == pytest.approx(single["metrics"], abs=1e-3)  # a correlation of 13 rows enlarges rounding
     assert {f"val/{name}" for name in GLUE[task].metrics} <= single["metrics"].keys()
 
 

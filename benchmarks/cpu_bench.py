@@ -13,11 +13,13 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import get_args
 
-from rich.console import Console
-from rich.table import Table
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from reports.tables import Format, Table
 
 ROOT = Path(__file__).parent.parent
+COLUMNS = ("method", "eval loss", "std", "each seed", "unigram loss", "sparsity", "average density", "tokens/s")
 TEACHER = "dense_seed0"
 DISTILLATION = ["KnowledgeDistillation", "teachers={teacher}", "factor=0.8", "final_factor=0.0", "temperature=1.0"]
 METHODS: dict[str, list[list[str]]] = {
@@ -74,15 +76,13 @@ def mean(summaries: list[dict], key: str, default: float | None = None) -> float
 
 def results_table(runs: Path, methods: list[str], seeds: list[int]) -> Table:
     """Mean and sample standard deviation of the eval loss over seeds, every seed's figure, and what the method costs."""
-    table = Table()
-    for column in ("method", "eval loss", "std", "each seed", "unigram", "sparsity", "average\ndensity", "tokens/s"):
-        table.add_column(column)
+    rows = []
     for method in methods:
         summaries = [summary for seed in seeds if (summary := finished(runs / f"{method}_seed{seed}" / "version_0"))]
         if not summaries:
             continue
         losses = [summary["eval_loss"] for summary in summaries]
-        table.add_row(
+        row = [
             method,
             f"{statistics.mean(losses):.3f}",
             f"{statistics.stdev(losses):.3f}" if len(losses) > 1 else "",
@@ -91,8 +91,9 @@ def results_table(runs: Path, methods: list[str], seeds: list[int]) -> Table:
             f"{summaries[0]['sparsity']['encoder']:.4f}",
             f"{mean(summaries, 'average_density', 1.0):.3f}",
             f"{mean(summaries, 'tokens_per_second'):,.0f}",
-        )
-    return table
+        ]
+        rows.append(row)
+    return Table("", COLUMNS, rows)
 
 
 def main() -> None:
@@ -102,6 +103,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--parallel", type=int, default=2)
+    parser.add_argument("--format", choices=get_args(Format), default="terminal")
     options, extra = parser.parse_known_args()
     runs = options.runs.absolute()
     runs.mkdir(parents=True, exist_ok=True)
@@ -110,7 +112,7 @@ def main() -> None:
         jobs = [(method, seed) for method in stage for seed in options.seeds]
         with ThreadPoolExecutor(options.parallel) as pool:
             list(pool.map(lambda job: fit(runs, *job, extra), jobs))
-    Console(width=140).print(results_table(runs, options.methods, options.seeds))
+    print(results_table(runs, options.methods, options.seeds).render(options.format), end="")
 
 
 if __name__ == "__main__":

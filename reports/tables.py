@@ -10,7 +10,20 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 Format = Literal["terminal", "markdown", "csv"]
-TEXT_COLUMNS = {"model", "source", "task", "metric", "status", "error", "run", "tensor", "shape", "of"}
+TEXT_COLUMNS = {
+    "model",
+    "method",
+    "source",
+    "task",
+    "metric",
+    "status",
+    "error",
+    "run",
+    "tensor",
+    "shape",
+    "of",
+    "each seed",
+}
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from itertools import cycle
 import torch
 from torch import Tensor, nn
 
-# MKL's product of a sparse and a dense matrix is fast where the dense one is row-major, which takes a transposed copy of the
-# activations on the way in and out. Done in panels of this many tokens, both copies and all that a row of weights reads stay
-# in the cache: over the whole of 128 tokens a 768 × 3072 matrix at 10 % takes 1.3 times as long, of 512 tokens 1.4 times.
-PANEL = 32
+# MKL's product of a sparse and a dense matrix is fast where the dense one is row-major: activations with a feature a row, not
+# a token. To transpose them on the way in and out takes nearly as long as the product at 95 %. So the first layer of a
+# feed-forward block leaves its output as it is; the activation function keeps that layout, and the second layer takes it so.
+WIDENS = (3, 8)  # out_features over in_features of a first layer: more than a joint projection of attention, no vocabulary
 MAX_DENSITY = 0.5  # from here on the rows with their column indices are no fewer bytes than the dense matrix
 MIN_SPEEDUP = 1.1  # what a sparse layer must win for certain, so that noise never makes a model slower
 BUSY = 1.2  # all threads over a single one, in time: more than this says that other processes hold the cores
@@ -33,6 +33,11 @@ def compressed_rows(weight: Tensor) -> Tensor:
         rows = weight.detach().to_sparse_csr()
     indices = rows.crow_indices().int(), rows.col_indices().int()
     return torch.sparse_csr_tensor(*indices, rows.values(), size=rows.shape, check_invariants=True)
+
+
+def widens(features: int, more: int) -> bool:
+    """Whether a layer from so many features to ``more`` is the first of a feed-forward block."""
+    return WIDENS[0] * features < more <= WIDENS[1] * features
 
 
 class SparseLinear(nn.Module):
@@ -51,12 +56,15 @@ class SparseLinear(nn.Module):
         bias = linear.weight.new_zeros(linear.out_features) if linear.bias is None else linear.bias.detach()
         self.register_buffer("weight", compressed_rows(linear.weight))
         self.register_buffer("bias", bias.unsqueeze(1))
+        self.widens = widens(linear.in_features, linear.out_features)
 
     def forward(self, input: Tensor) -> Tensor:
-        """(…, in_features) → (…, out_features), contiguous."""
-        panels = input.reshape(-1, self.in_features).split(PANEL)
-        output = torch.cat([torch.addmm(self.bias, self.weight, panel.T).T for panel in panels])
-        return output.view(*input.shape[:-1], self.out_features)
+        """(…, in_features) → (…, out_features); where it widens as :data:`WIDENS` says, with tokens side by side in memory."""
+        features = input.detach().reshape(-1, self.in_features).T.contiguous()
+        tokens = torch.addmm(self.bias, self.weight, features).T
+        if not self.widens:
+            tokens = tokens.contiguous()
+        return tokens.view(*input.shape[:-1], self.out_features)
 
     def extra_repr(self) -> str:
         nnz = self.weight.values().numel()
@@ -114,8 +122,9 @@ def measured_speedup(pairs: Sequence[tuple[nn.Linear, SparseLinear]], tokens: in
     """
     weight = pairs[0][0].weight
     activations = torch.randn(tokens, weight.shape[1], dtype=weight.dtype, generator=torch.Generator().manual_seed(0))
+    received = activations.T.contiguous().T if widens(*weight.shape) else activations  # from the first layer of a block
     dense, sparse = (cycle(layers) for layers in zip(*pairs, strict=True))
-    calls = {"dense": lambda: next(dense)(activations), "sparse": lambda: next(sparse)(activations)}
+    calls = {"dense": lambda: next(dense)(activations), "sparse": lambda: next(sparse)(received)}
     seconds = interleaved_seconds(calls, max(rounds, len(pairs)))
     if torch.get_num_threads() > 1:
         with one_thread():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from sparsity import inference
-from sparsity.inference import MAX_DENSITY, SparseLinear, density_of, interleaved_seconds, sparsify_linears_
+from sparsity.inference import MAX_DENSITY, SparseLinear, density_of, interleaved_seconds, sparsify_linears_, widens
 
 
 def sparse_layer(in_features: int, out_features: int, density: float, bias: bool = True, seed: int = 0) -> nn.Linear:
@@ -41,7 +41,8 @@ def test_a_sparse_layer_computes_what_the_dense_one_does(
         expected, output = dense(inputs), SparseLinear(dense)(inputs)
     assert output.dtype == dtype
     assert output.shape == expected.shape
-    assert output.is_contiguous()
+    assert output.is_contiguous() or widens(*features)
+    assert output.view(-1, features[1]).shape[1] == features[1]  # as heads of attention and losses take it
     torch.testing.assert_close(output, expected, rtol=0, atol=1e-4 if dtype == torch.float32 else 1e-12)
 
 
@@ -49,6 +50,20 @@ def test_inputs_that_are_not_contiguous() -> None:
     dense = sparse_layer(24, 40, 0.2)
     inputs = torch.randn(24, 50, generator=torch.Generator().manual_seed(0)).T
     torch.testing.assert_close(SparseLinear(dense)(inputs), dense(inputs), rtol=0, atol=1e-4)
+
+
+def test_a_feed_forward_block_transposes_once() -> None:
+    """The first layer's output has tokens side by side in memory, the activation keeps that, the second copies nothing."""
+    block = nn.Sequential(sparse_layer(16, 64, 0.2), nn.GELU(), sparse_layer(64, 16, 0.2, seed=1))
+    sparse = nn.Sequential(SparseLinear(block[0]), nn.GELU(), SparseLinear(block[2]))
+    inputs = torch.randn(3, 7, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        hidden = sparse[1](sparse[0](inputs))
+        assert hidden.flatten(0, 1).T.is_contiguous()
+        assert sparse(inputs).is_contiguous()
+        torch.testing.assert_close(sparse(inputs), block(inputs), rtol=0, atol=1e-4)
+        assert SparseLinear(sparse_layer(16, 48, 0.2))(inputs).is_contiguous()  # a joint projection of attention
+        assert SparseLinear(sparse_layer(4, 300, 0.2))(inputs[..., :4]).is_contiguous()  # a vocabulary
 
 
 def test_indices_take_32_bits_and_the_dense_layer_is_untouched() -> None:

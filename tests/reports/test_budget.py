@@ -4,13 +4,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification
+from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, BertConfig, BertForMaskedLM
 
+import train
 from callbacks import ExportPretrained, RigL
 from datamodules import TextDataModule
 from helpers import fit, parameters
-from reports.budget import exported_budget, planned_budget
+from reports.budget import PlannedFit, exported_budget, planned_budget
 from reports.tables import Table
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -145,8 +147,33 @@ def test_a_global_budget_is_that_of_weights_as_they_are_drawn() -> None:
 
 
 def test_the_note_says_what_was_asked() -> None:
-    _, groups = planned_budget([f"--config={CONFIGS / 'experiments' / 'sparse_2x_wide.yaml'}"], 500)
-    assert "RigL, nonzeros 16600000, uniform." in groups.notes[0]
+    tiny = [f"--config={CONFIGS / 'experiments' / 'bert_100k.yaml'}", f"--model={CONFIGS / 'model' / 'tiny.yaml'}"]
+    _, groups = planned_budget([*tiny, "--trainer.callbacks+=RigL", "--trainer.callbacks.nonzeros=300000"], 500)
+    assert "RigL, nonzeros 300000, uniform." in groups.notes[0]
+    assert totals(groups)["model"][1] == 300_000
     two = ["--trainer.callbacks+=RigL", "--trainer.callbacks+=SET"]
     with pytest.raises(ValueError, match="two sparse-training callbacks in one run"):
-        planned_budget([f"--config={CONFIGS / 'experiments' / 'bert_100k.yaml'}", *two], 500)
+        planned_budget([*tiny, *two], 500)
+
+
+@pytest.mark.parametrize("name", ["sparse_80_exact_embeddings", "sparse_80_exact_encoder"])
+def test_exactly_four_fifths_of_an_exported_bert_base_are_zero(tmp_path: Path, name: str) -> None:
+    """By the method of the config, counted in the file; the plan says the same of every tensor."""
+    config = f"--config={CONFIGS / 'experiments' / name}.yaml"
+    planned, planned_totals = planned_budget([config], 30522)
+    fit = train.main(["fit", config], PlannedFit).config_init["fit"]
+    (rigl,) = (callback for callback in fit["trainer"]["callbacks"] if isinstance(callback, RigL))
+    model = BertForMaskedLM(BertConfig())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(0.5)  # biases and the padding token's row are not zero by chance
+    rigl.begin(dict(model.named_parameters()), rigl.draw_masks(model))
+    model.save_pretrained(tmp_path)
+    exported, exported_totals = exported_budget(tmp_path)
+    assert counts(exported) == counts(planned)
+    total, nonzeros, zeros = totals(exported_totals)["model"]
+    assert (total, zeros) == (109_514_298, 87_611_438)
+    assert zeros == round(0.8 * total)
+    assert totals(planned_totals)["model"] == (total, nonzeros, zeros)
+    table = model.get_input_embeddings().weight
+    assert int((table != 0).sum(1).max() - (table != 0).sum(1).min()) <= 1  # no token dies

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
 from torch import Tensor
 from torch.optim import SGD, Optimizer
 
+import train
 from datamodules import TextDataModule
 from lightning_modules import MaskedLanguageModel
 
@@ -100,3 +102,14 @@ class Recorder(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: dict[str, Tensor], batch: object, batch_idx: int
     ) -> None:
         self.losses.append(float(outputs["loss"]))
+
+
+def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The line a mistaken command of ``train.py`` ends with."""
+    with pytest.raises(SystemExit) as stop:
+        train.run(list(arguments))
+    assert "usage:" not in capsys.readouterr().err
+    assert isinstance(stop.value.code, str)  # which Python prints on stderr, and exits with 1
+    assert "\n" not in stop.value.code
+    assert len(stop.value.code) < 500
+    return stop.value.code

@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification, BertConfig, BertMod
 import train
 from datamodules.tokenizers import train_tokenizer
 from fake_glue import LABELS, SUBMISSION_ROWS
-from helpers import CONFIG, assert_identical
+from helpers import CONFIG, assert_identical, complaint
 from objectives.glue import GLUE
 
 ROOT = Path(__file__).parent.parent
@@ -135,17 +135,6 @@ def test_a_run_goes_on_where_its_last_epoch_ended(glue_dir: Path, encoder_dir: P
         torch.load(tmp_path / name / "glue/version_0/checkpoints/last.ckpt")["state_dict"] for name in ("whole", "halves")
     ]
     assert_identical(*weights)
-
-
-def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The line a mistaken command ends with."""
-    with pytest.raises(SystemExit) as stop:
-        train.run(list(arguments))
-    assert "usage:" not in capsys.readouterr().err
-    assert isinstance(stop.value.code, str)  # which Python prints on stderr, and exits with 1
-    assert "\n" not in stop.value.code
-    assert len(stop.value.code) < 500
-    return stop.value.code
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from transformers import BertConfig, BertForMaskedLM
 
 import train
 from datamodules.tokenizers import train_tokenizer
-from helpers import CONFIG
+from helpers import CONFIG, complaint
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*is not empty", "ignore:.*max_epochs")
 
@@ -63,17 +63,6 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, An
         train.run(["fit", *arguments, "--print_config"])
     assert not stop.value.code
     return yaml.safe_load(capsys.readouterr().out)
-
-
-def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The line a mistaken command ends with."""
-    with pytest.raises(SystemExit) as stop:
-        train.run(list(arguments))
-    assert "usage:" not in capsys.readouterr().err
-    assert isinstance(stop.value.code, str)  # which Python prints on stderr, and exits with 1
-    assert "\n" not in stop.value.code
-    assert len(stop.value.code) < 350
-    return stop.value.code
 
 
 def names(callbacks: list[dict[str, Any]]) -> list[str]:

@@ -104,11 +104,14 @@ class RunSummary(Callback):
         self.results["eval_step"] = trainer.global_step
         self._write(trainer, pl_module, "running")
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._tick(training=True)
+
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Of a fit that came to its end: after all other callbacks, so that what has finished has its export."""
         if stage != "fit" or self._clock is None:
             return
-        self._tick(training=True)
+        self._tick(training=False)
         self._clock = None
         self._write(trainer, pl_module, "stopped" if trainer.global_step < trainer.max_steps else "finished")
 

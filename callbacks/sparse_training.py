@@ -73,13 +73,13 @@ class SparseTraining(SparseStepping, Callback):
         self._max_steps = max_steps
         self.seed = run_seed(self.seed)
         weights = dict(pl_module.model.named_parameters())
+        masks = self.draw_masks(pl_module.model) if self.masks is None else self.masks
+        if self.needs_gradients and (frozen := [name for name in masks if not weights[name].requires_grad]):
+            raise ValueError(f"{type(self).__name__} chooses by gradients, and {frozen[0]} is frozen")
         if self.masks is None:
-            self.begin(weights, self.draw_masks(pl_module.model))
+            self.begin(weights, masks)
         else:
             self.resume(weights)
-        frozen = [name for name in self.masks if not weights[name].requires_grad]
-        if frozen and not isinstance(self, StaticSparsity):
-            raise ValueError(f"{type(self).__name__} changes masks by gradients, and {frozen[0]} is frozen")
         for optimizer in trainer.optimizers if self.straight_through else ():
             optimizer.register_step_post_hook(lambda *_: self._after_step(trainer, pl_module))
 

@@ -6,7 +6,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from objectives.glue import GlueTask
+from objectives.glue import GLUE, GlueTask
 
 HEAD_DROPOUT = ("classifier_dropout", "seq_classif_dropout", "classifier_dropout_prob")  # as the families call it
 
@@ -61,7 +61,7 @@ def load_classifier(path: str, task: GlueTask, dropout: float | None) -> tuple[P
         )
     if new:
         return model, f"{path}: no head of {task.name} there ({min(new)} is missing or of another shape): finetune it first"
-    if learnt and str(learnt).lower() not in (task.name.lower(), task.hub):
+    if any(str(learnt).lower() in (other.name.lower(), other.hub) for other in GLUE.values() if other != task):
         return model, f"{path}: its head has learnt {learnt}, not {task.name}: finetune it first"
     if known != list(task.classes) and sorted(known) == sorted(task.classes):
         return model, f"{path}: its classes are {', '.join(known)}, those of {task.name} {', '.join(task.classes)}"

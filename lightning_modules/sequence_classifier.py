@@ -139,7 +139,8 @@ class SequenceClassifier(LightningModule):
 
     def on_train_batch_end(self, outputs: object, batch: SequenceBatch, batch_idx: int) -> None:
         if self.trainer.global_step >= self.trainer.max_steps:
-            self.trainer.should_stop = True  # and validate, also in the middle of an epoch
+            self.trainer.should_stop = True  # and validate, wherever that is
+            self.trainer.check_val_every_n_epoch = 1
 
     def validation_step(self, batch: SequenceBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         counted = batch["labels"] != IGNORE_INDEX

@@ -60,7 +60,10 @@ def planned_budget(arguments: list[str], vocabulary_size: int) -> list[Table]:
     if others:
         raise ValueError("two sparse-training callbacks in one run: keep one")
     if module.hparams.pretrained is not None:
-        model, origin = AutoModelForMaskedLM.from_pretrained(module.hparams.pretrained), "that of the pretrained model"
+        model, origin = (
+            AutoModelForMaskedLM.from_pretrained(module.hparams.pretrained, dtype=torch.float32),
+            "that of the pretrained model",
+        )
     else:
         fields = dict(module.hparams.config)
         size, origin = (

@@ -113,8 +113,12 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def measured_speedup(pairs: Sequence[tuple[nn.Linear, SparseLinear]], tokens: int, rounds: int = 50) -> float:
+def measured_speedup(
+    pairs: Sequence[tuple[nn.Linear, SparseLinear]], tokens: int, transposed: bool = False, rounds: int = 50
+) -> float:
     """Best dense over best sparse time of ``tokens`` tokens through layers of one shape, with the threads torch has now.
+
+    The sparse ones get their tokens ``transposed`` where they come from the sparse first layer of a feed-forward block.
 
     The best of many rounds is the time of an undisturbed machine. On a busy one threads wait for each other in every round;
     where that makes them slower than a single thread, the times of a single thread count. Each round takes the next layer, so
@@ -122,7 +126,7 @@ def measured_speedup(pairs: Sequence[tuple[nn.Linear, SparseLinear]], tokens: in
     """
     weight = pairs[0][0].weight
     activations = torch.randn(tokens, weight.shape[1], dtype=weight.dtype, generator=torch.Generator().manual_seed(0))
-    received = activations.T.contiguous().T if widens(*weight.shape) else activations  # from the first layer of a block
+    received = activations.T.contiguous().T if transposed else activations
     dense, sparse = (cycle(layers) for layers in zip(*pairs, strict=True))
     calls = {"dense": lambda: next(dense)(activations), "sparse": lambda: next(sparse)(received)}
     seconds = interleaved_seconds(calls, max(rounds, len(pairs)))
@@ -172,12 +176,15 @@ def sparsify_linears_(model: nn.Module, tokens: int = 128) -> dict[str, LayerCho
     for linear in filter(can_be_sparse, choices):
         groups[linear.weight.shape, linear.weight.dtype, round(20 * choices[linear].density)].append(linear)
     replacements: dict[nn.Linear, SparseLinear] = {}
-    for group in groups.values():
+    begin_sparse: set[tuple[int, int]] = set()  # shapes of the first layers of feed-forward blocks
+    for group in sorted(groups.values(), key=lambda group: not widens(group[0].in_features, group[0].out_features)):
         pairs = [(linear, SparseLinear(linear)) for linear in group]
-        gain = measured_speedup(pairs, tokens)
+        shape = group[0].in_features, group[0].out_features
+        gain = measured_speedup(pairs, tokens, transposed=shape[::-1] in begin_sparse)
         choices |= {linear: LayerChoice(choices[linear].density, gain, gain >= MIN_SPEEDUP) for linear in group}
         if gain >= MIN_SPEEDUP:
             replacements |= dict(pairs)
+            begin_sparse |= {shape} if widens(*shape) else set()
     for name, linear in linears.items():
         if linear in replacements:
             model.set_submodule(name, replacements[linear])

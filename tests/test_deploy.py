@@ -90,7 +90,7 @@ def test_tied_weights_are_stored_once(exported: Path, tmp_path: Path) -> None:
 
 
 def test_a_sparse_model_computes_what_the_dense_one_does(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inference, "measured_speedup", lambda pairs, tokens: 2.0)
+    monkeypatch.setattr(inference, "measured_speedup", lambda pairs, tokens, transposed: 2.0)
     dense, sparse = load(exported), load(exported)
     choices = sparsify_linears_(sparse)
     matrices = {name for name, module in dense.named_modules() if isinstance(module, nn.Linear)}
@@ -107,7 +107,7 @@ def test_a_sparse_model_computes_what_the_dense_one_does(exported: Path, monkeyp
 def test_a_sparse_model_is_not_saved_without_its_weights(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inference, "measured_speedup", lambda pairs, tokens: 2.0)
+    monkeypatch.setattr(inference, "measured_speedup", lambda pairs, tokens, transposed: 2.0)
     sparse = load(exported)
     sparsify_linears_(sparse)
     with pytest.raises(NotImplementedError):

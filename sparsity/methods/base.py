@@ -57,8 +57,8 @@ class SparseMethod:
     """The weights rest at a step that changes masks, which then needs finite gradients."""
     remembers: ClassVar[bool] = False
     """A weight that goes off keeps its value in ``memory["hidden"]`` and returns with it."""
-    ramps: ClassVar[bool] = False
-    """The number of weights follows a schedule over the length of the run, which then cannot change."""
+    needs_gradients: ClassVar[bool] = False
+    """Scores come from gradients, so that weights which have none cannot be sparse."""
     straight_through: ClassVar[bool] = False
     """Weights that are off are trained too: the optimizer steps the dense weights, and masks change after its step."""
 
@@ -77,6 +77,11 @@ class SparseMethod:
         self.structures = {pattern: parse_structure(value) for pattern, value in patterns.items()}
         self.nnz: dict[str, int] = {}
         self.memory: dict[str, dict[str, Tensor]] = {}
+
+    @property
+    def ramps(self) -> bool:
+        """Whether the number of weights follows a schedule over the length of the run, which then cannot change."""
+        return False
 
     def select(self, sparsifiable: Iterable[str]) -> list[str]:
         """Names that match ``targets``; a pattern that matches nothing is an error."""

@@ -1,7 +1,6 @@
 """Gradual magnitude pruning."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -27,14 +26,16 @@ class GMP(SparseMethod):
     end: float = 0.75
     every: int = 100
 
-    ramps: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.start <= self.end <= 1 or self.every < 1:
             raise ValueError(
                 f"0 <= start <= end <= 1 and every >= 1 expected, got {self.start}, {self.end} and {self.every}"
             )
+
+    @property
+    def ramps(self) -> bool:
+        return True
 
     def window(self, max_steps: int) -> tuple[int, int]:
         """First and last optimizer step of the ramp; the last one is a step that is taken, also where ``end`` is 1."""

@@ -27,6 +27,7 @@ class Movement(GMP):
     start: float = 0.1
     every: int = 10
 
+    needs_gradients: ClassVar[bool] = True
     remembers: ClassVar[bool] = True
 
     def initial_mask(self, tensor: SparseTensor) -> Tensor:

@@ -1,7 +1,6 @@
 """One-shot magnitude pruning."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -19,12 +18,14 @@ class OneShot(SparseMethod):
 
     at: float = 0.0
 
-    ramps: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.at <= 1:
             raise ValueError(f"at must be in [0, 1], got {self.at}")
+
+    @property
+    def ramps(self) -> bool:
+        return self.at > 0
 
     def initial_mask(self, tensor: SparseTensor) -> Tensor:
         return tensor.mask if self.at else self.update_mask(tensor, 0, 0)

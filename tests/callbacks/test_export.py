@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -170,6 +171,14 @@ def test_a_run_has_finished_when_its_export_is_there(tmp_path: Path, text_data: 
             assert json.loads((tmp_path / "summary.json").read_text())["status"] == "running"
             raise OSError("no space left on device")
 
+    class Slow(ExportPretrained):
+        def export(self, trainer: Trainer, pl_module: LightningModule, name: str) -> None:
+            time.sleep(1.0)
+
+    fit(tmp_path, text_data(), [RunSummary(), Slow()], max_steps=1)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["seconds"] > 1.0
+    assert summary["tokens"] / summary["tokens_per_second"] < 0.9  # seconds of training
     with pytest.raises(OSError, match="no space left"):
         fit(tmp_path, text_data(), [RunSummary(), Full()], max_steps=1)
     assert json.loads((tmp_path / "summary.json").read_text())["status"] == "failed"

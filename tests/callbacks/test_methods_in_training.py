@@ -264,12 +264,22 @@ def test_a_ramp_cannot_go_on_over_another_length(
     fit(tmp_path, text_data(), [sparse()], max_steps=8, ckpt_path=tmp_path / "half.ckpt")
 
 
+def test_what_does_not_ramp_can_go_on_for_longer(tmp_path: Path, text_data: Data) -> None:
+    for sparse in (OneShot, StaticSparsity, RigL):
+        trainer = fit(tmp_path, text_data(), [sparse()], max_steps=3)
+        trainer.save_checkpoint(tmp_path / "three.ckpt")
+        longer = fit(tmp_path, text_data(), [sparse()], max_steps=5, ckpt_path=tmp_path / "three.ckpt")
+        assert longer.global_step == 5
+
+
 def test_frozen_weights_can_be_held_but_not_regrown(tmp_path: Path, text_data: Data) -> None:
     class HalfFrozen(MaskedLanguageModel):
         def configure_model(self) -> None:
             super().configure_model()
             self.model.base_model.encoder.layer[1].requires_grad_(False)
 
-    fit(tmp_path, text_data(), [StaticSparsity(sparsity=0.5)], max_steps=2, module=HalfFrozen(CONFIG))
-    with pytest.raises(ValueError, match=r"RigL changes masks by gradients, and .*layer\.1\..* is frozen"):
+    for sparse in (StaticSparsity(), GMP(every=1), SET(every=1), STE()):
+        trainer = fit(tmp_path, text_data(), [sparse], max_steps=4, module=HalfFrozen(CONFIG))
+        assert zeros(trainer, sparse) == round(0.8 * sum(mask.numel() for mask in sparse.masks.values()))
+    with pytest.raises(ValueError, match=r"RigL chooses by gradients, and .*layer\.1\..* is frozen"):
         fit(tmp_path, text_data(), [RigL(sparsity=0.5)], max_steps=2, module=HalfFrozen(CONFIG))

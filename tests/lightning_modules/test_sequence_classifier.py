@@ -385,6 +385,16 @@ def test_a_run_that_ends_within_an_epoch_is_scored(tmp_path: Path, glue_data: Da
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert (trainer.global_step, summary["status"], summary["eval_step"]) == (7, "finished", 7)
     assert summary["metrics"].keys() == {"accuracy"}
+    fit(
+        tmp_path,
+        glue_data("RTE"),
+        [RunSummary()],
+        -1,
+        module=SequenceClassifier(str(encoder_dir)),
+        check_val_every_n_epoch=2,
+        **options,
+    )
+    assert json.loads((tmp_path / "summary.json").read_text())["eval_step"] == 15
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -405,6 +415,10 @@ def test_the_head_of_another_task_answers_nothing(tmp_path: Path, glue_data: Dat
         trainer = tiny_trainer(tmp_path, [], max_steps=-1, limit_val_batches=1.0)
         with pytest.raises(ValueError, match="its head has learnt CoLA, not SST-2: finetune it first"):
             getattr(trainer, stage)(SequenceClassifier(path), glue_data("SST-2"))
+    config = json.loads((Path(path) / "config.json").read_text())
+    for learnt in ("text-classification", None):  # what else there is on the hub
+        (Path(path) / "config.json").write_text(json.dumps(config | {"finetuning_task": learnt}))
+        tiny_trainer(tmp_path, [], max_steps=-1).validate(SequenceClassifier(path), glue_data("SST-2"))
     finetune(tmp_path, glue_data("SST-2"), SequenceClassifier(path), ExportPretrained())
     trainer = tiny_trainer(tmp_path, [], max_steps=-1, limit_val_batches=1.0)
     trainer.validate(SequenceClassifier(str(tmp_path / "export")), glue_data("SST-2"))

@@ -86,7 +86,7 @@ def model() -> nn.Sequential:
 def gain(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
     """The speedup that every measurement finds, to be set, so that no clock decides."""
     value = [2.0]
-    monkeypatch.setattr(inference, "measured_speedup", lambda pairs, tokens: value[0])
+    monkeypatch.setattr(inference, "measured_speedup", lambda pairs, tokens, transposed: value[0])
     return value
 
 
@@ -132,7 +132,7 @@ def test_types_without_a_sparse_product_stay_dense(gain: list[float], dtype: tor
 def test_layers_are_timed_by_shape_and_density(monkeypatch: pytest.MonkeyPatch) -> None:
     groups = []
 
-    def measured(pairs: list[tuple[nn.Linear, SparseLinear]], tokens: int) -> float:
+    def measured(pairs: list[tuple[nn.Linear, SparseLinear]], tokens: int, transposed: bool) -> float:
         groups.append((tokens, [pair[0] for pair in pairs]))
         return 2.0
 
@@ -189,3 +189,20 @@ def test_a_layer_of_one_percent_is_found_to_be_faster() -> None:
 def test_a_count_of_no_tokens_is_refused(tokens: int) -> None:
     with pytest.raises(ValueError, match=f"tokens is {tokens}; expected the batch size"):
         sparsify_linears_(model(), tokens=tokens)
+
+
+@pytest.mark.parametrize("first_is_faster", [True, False])
+def test_second_layers_are_timed_with_the_tokens_they_will_get(
+    monkeypatch: pytest.MonkeyPatch, first_is_faster: bool
+) -> None:
+    asked = {}
+
+    def speedup(pairs: list[tuple[nn.Linear, SparseLinear]], tokens: int, transposed: bool) -> float:
+        asked[pairs[0][0].in_features] = transposed
+        return 2.0 if first_is_faster or pairs[0][0].in_features == 64 else 1.0
+
+    monkeypatch.setattr(inference, "measured_speedup", speedup)
+    block = nn.Sequential(sparse_layer(64, 16, 0.2), sparse_layer(16, 64, 0.2))
+    sparsify_linears_(block)
+    assert asked == {16: False, 64: first_is_faster}
+    assert isinstance(block[1], SparseLinear) == first_is_faster

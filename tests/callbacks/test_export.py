@@ -177,8 +177,8 @@ def test_a_run_has_finished_when_its_export_is_there(tmp_path: Path, text_data: 
 
     fit(tmp_path, text_data(), [RunSummary(), Slow()], max_steps=1)
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary["seconds"] > 1.0
-    assert summary["tokens"] / summary["tokens_per_second"] < 0.9  # seconds of training
+    training = summary["tokens"] / summary["tokens_per_second"]
+    assert summary["seconds"] - training > 0.9  # the export is none of it
     with pytest.raises(OSError, match="no space left"):
         fit(tmp_path, text_data(), [RunSummary(), Full()], max_steps=1)
     assert json.loads((tmp_path / "summary.json").read_text())["status"] == "failed"

@@ -1,11 +1,40 @@
-"""The command line of what is no fit."""
+"""What the command lines of all entry points share: a user's mistake is one line, and a traceback on demand."""
 
 import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
 from typing import NoReturn
+
+TRACEBACK = "TRIFECTA_TRACEBACK"
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """A parser whose errors are one line, like all others: ValueError, for the caller to print."""
+    """A parser whose errors are one line, like all others: ValueError, for :func:`one_line_errors` to print."""
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(message)
+
+
+def one_line(error: Exception) -> str:
+    """The message of an error without line breaks."""
+    return " ".join(str(error).split())
+
+
+@contextlib.contextmanager
+def one_line_errors(*further: type[Exception], describe: Callable[[Exception], str] = one_line) -> Iterator[None]:
+    """End the process with ``error: …`` and exit code 1 where something the user can mend is raised inside the block.
+
+    With ``TRIFECTA_TRACEBACK=1`` in the environment the error itself comes through.
+
+    Args:
+        further: kinds of errors that count beside ValueError and OSError.
+        describe: makes the line of an error.
+    """
+    try:
+        yield
+    except (ValueError, OSError, *further) as error:
+        if os.environ.get(TRACEBACK):
+            raise
+        sys.exit(f"error: {describe(error)}")

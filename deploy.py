@@ -14,8 +14,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from arguments import OneLineParser
-from sparsity.compressed import WEIGHTS_FILE, pack, unpack
-from sparsity.inference import interleaved_seconds, sparsify_linears_
+from deployment import WEIGHTS_FILE, interleaved_seconds, pack, sparsify_linears_, unpack
 
 
 def pack_command(options: argparse.Namespace) -> None:

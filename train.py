@@ -32,7 +32,7 @@ from callbacks import (
     StepMonitor,
     StepProgressBar,
 )
-from lightning_modules.cpu import keep_freed_memory, multiply_with_onednn
+from cpu import keep_freed_memory, multiply_with_onednn
 
 
 class SaveRunConfig(SaveConfigCallback):

@@ -15,9 +15,9 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from callbacks import RigL
+from cpu import keep_freed_memory, multiply_with_onednn
 from datamodules import TextDataModule
 from lightning_modules import MaskedLanguageModel
-from lightning_modules.cpu import keep_freed_memory, multiply_with_onednn
 
 MINI = {
     "model_type": "bert",

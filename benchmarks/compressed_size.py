@@ -18,8 +18,8 @@ from transformers import BertConfig, BertForMaskedLM
 from transformers.utils import logging
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+from deployment.compressed import WEIGHTS_FILE, pack, unpack
 from sparsity import MaskSet, save_masks
-from sparsity.compressed import WEIGHTS_FILE, pack, unpack
 
 
 def export_sparse_bert(directory: Path, sparsity: float) -> None:

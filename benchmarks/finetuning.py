@@ -32,8 +32,8 @@ from transformers import (
 )
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+from cpu import keep_freed_memory, multiply_with_onednn
 from datamodules.glue_files import GlueFiles
-from lightning_modules.cpu import keep_freed_memory, multiply_with_onednn
 from objectives.glue import GLUE, GlueTask, predictions, task_scores
 
 ROOT = Path(__file__).parent.parent

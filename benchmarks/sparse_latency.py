@@ -15,7 +15,7 @@ import torch
 from transformers import BertConfig, BertModel
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from sparsity.inference import interleaved_seconds, sparsify_linears_
+from deployment.inference import interleaved_seconds, sparsify_linears_
 
 COLUMNS = ("sparsity", "sparse layers", "dense ms", "sparse ms", "speedup", "of best times", "difference", "loading s")
 

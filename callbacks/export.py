@@ -9,6 +9,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_warn
 
 from callbacks.sparse_training import SparseTraining, sparse_training, total_steps
+from internals import is_accumulating
 from sparsity import save_masks
 
 
@@ -40,7 +41,7 @@ class ExportPretrained(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         name = self.at_steps.get(trainer.global_step)
-        if name is not None and not trainer.fit_loop._should_accumulate():
+        if name is not None and not is_accumulating(trainer):
             self.export(trainer, pl_module, name)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from callbacks.learning_rate import StepwiseSchedule
 from callbacks.monitor import add_figure
+from internals import is_accumulating
 
 SMOOTHING = 0.95
 DIVERGED = 4.0
@@ -79,7 +80,7 @@ class LRRangeTest(StepwiseSchedule):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: dict[str, Tensor], batch: object, batch_idx: int
     ) -> None:
-        if trainer.fit_loop._should_accumulate():
+        if is_accumulating(trainer):
             return
         loss = trainer.strategy.reduce(outputs["loss"].detach(), reduce_op="mean")
         self.losses.append(float(loss) * trainer.accumulate_grad_batches)

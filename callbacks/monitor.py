@@ -12,7 +12,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
-from callbacks.sparse_training import SparseTraining, embedding_parameters, encoder_weights, sparse_training
+from callbacks.sparse_training import SparseTraining, sparse_training
+from objectives.parameter_groups import embedding_parameters, encoder_weights
 from sparsity.statistics import dead_neurons, dead_rows
 
 

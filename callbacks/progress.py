@@ -1,7 +1,8 @@
 """The progress bar of a run that is measured in steps."""
 
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import RichProgressBar
+
+from internals import NamedProgressBar
 
 LABELS = {
     "train/loss": "loss",
@@ -11,7 +12,7 @@ LABELS = {
 }
 
 
-class StepProgressBar(RichProgressBar):
+class StepProgressBar(NamedProgressBar):
     """Lightning's rich bar with loss, validation loss, tokens a second and sparsity under short names."""
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, str]:
@@ -19,5 +20,7 @@ class StepProgressBar(RichProgressBar):
         shown = {LABELS[name]: value for name, value in metrics.items() if name in LABELS}
         return {name: f"{value:,.0f}" if name == "tokens/s" else f"{value:.3f}" for name, value in shown.items()}
 
-    def _get_train_description(self, current_epoch: int) -> str:
-        return "Steps" if self.trainer.max_steps > 0 else super()._get_train_description(current_epoch)
+    @property
+    def train_description(self) -> str | None:  # type: ignore[override]
+        """The bar counts steps where the run is measured in them."""
+        return "Steps" if self.trainer.max_steps > 0 else None

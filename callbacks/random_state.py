@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from internals import mark_as_saved
+
 
 def get_random_state() -> dict[str, Any]:
     """State of the global generators of Python, NumPy and torch (CPU and every CUDA device), safe to load weights-only."""
@@ -55,4 +57,4 @@ class RandomState(Callback):
         self._restored = []
         for checkpoint in trainer.checkpoint_callbacks:
             # or a resumed run would save the step it starts from once more, in the middle of accumulating the next
-            checkpoint._last_global_step_saved = trainer.global_step
+            mark_as_saved(checkpoint, trainer.global_step)

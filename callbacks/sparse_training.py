@@ -15,23 +15,9 @@ from torch import nn
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
-from datamodules.streams import run_seed
+from datamodules import run_seed
+from objectives.parameter_groups import encoder_weights
 from sparsity import MaskSet, SparseStepping, methods
-
-
-def encoder_weights(model: PreTrainedModel) -> dict[str, nn.Parameter]:
-    """Matrices of the encoder's linear layers by their name in ``model``: no embeddings, no pooler, no prediction head."""
-    weights = {
-        id(module.weight)
-        for name, module in model.base_model.named_modules()
-        if isinstance(module, nn.Linear) and not {"embeddings", "pooler"} & set(name.split("."))
-    }
-    return {name: parameter for name, parameter in model.named_parameters() if id(parameter) in weights}
-
-
-def embedding_parameters(model: PreTrainedModel) -> dict[str, nn.Parameter]:
-    """Embedding tables and their LayerNorm by their name in ``model``."""
-    return {name: parameter for name, parameter in model.named_parameters() if "embeddings" in name.split(".")}
 
 
 def total_steps(trainer: Trainer) -> int:
@@ -89,7 +75,7 @@ class SparseTraining(SparseStepping, Callback):
         Raises:
             ValueError: no target matches, or the sparsity cannot be met in the scope.
         """
-        if getattr(self, "initialization", None) == "random" and model.config._name_or_path:
+        if getattr(self, "initialization", None) == "random" and model.name_or_path:
             rank_zero_warn(
                 f"{type(self).__name__} starts from random masks, which cut pretrained weights whatever they are worth; "
                 "initialization: magnitude keeps the largest"

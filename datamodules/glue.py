@@ -32,6 +32,7 @@ from datamodules.streams import (
     run_seed,
 )
 from datamodules.tokenizers import load_tokenizer, tokenizer_fingerprint
+from internals import count_epochs
 from objectives.glue import GLUE, GlueTask, glue_task
 from objectives.masked_lm import IGNORE_INDEX
 
@@ -210,7 +211,7 @@ class GLUEDataModule(LightningDataModule):
         if trainer.max_steps < 1 or steps < trainer.max_steps:
             trainer.fit_loop.epoch_loop.max_steps = steps
         # or Lightning, seeing a number of steps, would take a checkpoint from the end of an epoch for one from its middle
-        trainer.fit_loop._iteration_based_training = lambda: False
+        count_epochs(trainer)
 
     def _train_sampler(self) -> LengthGroupedSampler:
         ranks = (self.trainer.global_rank, self.trainer.world_size)

@@ -13,6 +13,7 @@ from typing import Any
 import datasets
 from pytorch_lightning.utilities import rank_zero_warn
 
+from internals import dataset_fingerprint
 from objectives.glue import GLUE, SCORE_RANGE, GlueTask
 
 HUB_SPLITS = {"dev": "validation", "diagnostic": "test"}
@@ -66,7 +67,7 @@ class GlueFiles:
 
     def fingerprint(self, name: str, digest: Callable[[Path], bytes]) -> str:
         """Changes when the split does."""
-        return digest(self.tsv[name]).hex() if self.hub is None else self.hub[_hub_split(name)]._fingerprint
+        return digest(self.tsv[name]).hex() if self.hub is None else dataset_fingerprint(self.hub[_hub_split(name)])
 
     def read(self, name: str, labelled: bool) -> Split:
         """All rows of a split.

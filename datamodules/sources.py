@@ -19,6 +19,7 @@ import datasets
 
 from datamodules.cache import build_once
 from datamodules.docstrings import PACKAGES, docstring_documents
+from internals import dataset_fingerprint
 
 DOCSTRINGS = "docstrings"
 PIECE_CHARACTERS = 1 << 20
@@ -113,7 +114,7 @@ def _open_dataset(source: TextSource, dataset: datasets.Dataset | datasets.Datas
     _check_column(source.path, source.column, dataset.column_names)
     texts = dataset.select_columns([source.column])
     return OpenSource(
-        f"{dataset._fingerprint}/{source.column}",
+        f"{dataset_fingerprint(dataset)}/{source.column}",
         lambda: _documents(
             source.path, source.column, (text for batch in texts.iter(1000) for text in batch[source.column])
         ),

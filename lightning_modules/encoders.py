@@ -6,6 +6,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
+from internals import draw_anew
 from objectives.glue import GLUE, GlueTask
 
 HEAD_DROPOUT = ("classifier_dropout", "seq_classif_dropout", "classifier_dropout_prob")  # as the families call it
@@ -108,9 +109,7 @@ def reinitialize(model: PreTrainedModel, top_layers: int) -> None:
     if (pooler := getattr(model.base_model, "pooler", None)) is not None:
         anew.append(pooler)
     for module in anew.modules():
-        for parameter in module.parameters(recurse=False):
-            parameter._is_hf_initialized = False  # or transformers would keep what it has loaded
-        model._init_weights(module)
+        draw_anew(model, module)
 
 
 def layer_scales(model: PreTrainedModel, decay: float) -> dict[int, float]:

@@ -11,6 +11,7 @@ from torchmetrics import SumMetric
 from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from datamodules.text import MaskedLMBatch, TextDataModule
+from internals import has_trainer
 from lightning_modules.encoders import check_fit
 from lightning_modules.optimizers import adamw
 from objectives.masked_lm import check_family, label_count, masked_lm_logits, masked_lm_loss, unigram_loss
@@ -72,7 +73,7 @@ class MaskedLanguageModel(LightningModule):
 
     def configure_model(self) -> None:
         """Build or load the model, once; outside a trainer ``on_load_checkpoint`` does."""
-        if self.model is not None or self._trainer is None:
+        if self.model is not None or not has_trainer(self):
             return
         if not isinstance(self.trainer.datamodule, TextDataModule):
             data = type(self.trainer.datamodule).__name__

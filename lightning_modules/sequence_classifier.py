@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 
 from callbacks import InheritedSparsity, SparseTraining
 from datamodules.glue import GLUEDataModule, SequenceBatch
+from internals import has_trainer
 from lightning_modules.encoders import check_fit, layer_scales, load_classifier, reinitialize
 from lightning_modules.masked_language_model import Objective
 from lightning_modules.optimizers import adamw
@@ -91,7 +92,7 @@ class SequenceClassifier(LightningModule):
 
     def configure_model(self) -> None:
         """Load the model, once; outside a trainer ``on_load_checkpoint`` does."""
-        if self.model is not None or self._trainer is None:
+        if self.model is not None or not has_trainer(self):
             return
         self.model, self.unfit = self._load(self.hparams.pretrained)
         reinitialize(self.model, self.hparams.reinitialize_layers)

@@ -13,11 +13,11 @@ from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel
 
 import train
 from callbacks import SparseTraining
-from callbacks.sparse_training import embedding_parameters, encoder_weights
 from datamodules import TextDataModule
 from datamodules.tokenizers import load_tokenizer
 from lightning_modules import MaskedLanguageModel
 from objectives.masked_lm import check_family
+from objectives.parameter_groups import embedding_parameters, encoder_weights
 from reports.tables import Table
 from sparsity import load_masks
 from sparsity.files import MASKS_FILE

@@ -1,10 +1,9 @@
-"""Sparsity in pure PyTorch: masks, distributions, criteria, schedules, methods that combine them; sparse models in use."""
+"""Sparsity in pure PyTorch: masks, distributions, criteria, schedules, methods that combine them."""
 
-from sparsity.compressed import pack, unpack
+from sparsity import criteria, methods, schedules, statistics
 from sparsity.distributions import erdos_renyi, nonzero_budget, uniform
-from sparsity.files import load_masks, save_masks
-from sparsity.inference import sparsify_linears_
-from sparsity.masks import MaskSet, top_k_mask, zero_optimizer_state_
+from sparsity.files import MASKS_FILE, REPORT_FILE, load_masks, read_safetensors, save_masks
+from sparsity.masks import MaskSet, pack_bits, top_k_mask, unpack_bits, zero_optimizer_state_
 from sparsity.methods import (
     GMP,
     SET,
@@ -23,6 +22,8 @@ from sparsity.structures import Structure, parse_structure
 
 __all__ = [
     "GMP",
+    "MASKS_FILE",
+    "REPORT_FILE",
     "SET",
     "STE",
     "GlobalRigL",
@@ -35,16 +36,20 @@ __all__ = [
     "SparseTensor",
     "Static",
     "Structure",
+    "criteria",
     "drop_and_grow",
     "erdos_renyi",
     "load_masks",
+    "methods",
     "nonzero_budget",
-    "pack",
+    "pack_bits",
     "parse_structure",
+    "read_safetensors",
     "save_masks",
-    "sparsify_linears_",
+    "schedules",
+    "statistics",
     "top_k_mask",
     "uniform",
-    "unpack",
+    "unpack_bits",
     "zero_optimizer_state_",
 ]

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from sparsity import inference
-from sparsity.inference import MAX_DENSITY, SparseLinear, density_of, interleaved_seconds, sparsify_linears_, widens
+from deployment import inference
+from deployment.inference import MAX_DENSITY, SparseLinear, density_of, interleaved_seconds, sparsify_linears_, widens
 
 
 def sparse_layer(in_features: int, out_features: int, density: float, bias: bool = True, seed: int = 0) -> nn.Linear:

@@ -30,8 +30,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sparsity.files import MASKS_FILE, load_masks, read_safetensors
-from sparsity.masks import pack_bits, unpack_bits
+from sparsity import MASKS_FILE, load_masks, pack_bits, read_safetensors, unpack_bits
 
 WEIGHTS_FILE = "model.safetensors"
 FORMAT = "trifecta.compressed"  # the key of our entry in the metadata

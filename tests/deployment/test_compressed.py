@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from deployment.compressed import FORMAT, WEIGHTS_FILE, decode, encode, pack, read_compressed, unpack
 from sparsity import MaskSet, load_masks, save_masks
-from sparsity.compressed import FORMAT, WEIGHTS_FILE, decode, encode, pack, read_compressed, unpack
 from sparsity.files import MASKS_FILE, read_safetensors
 
 INTEGER = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -174,7 +174,7 @@ def test_nothing_is_left_of_a_failed_write(packed: Path, tmp_path: Path, monkeyp
         raise OSError("no space left")
 
     before = sorted(path.name for path in tmp_path.iterdir())
-    monkeypatch.setattr("sparsity.compressed.save_file", full)
+    monkeypatch.setattr("deployment.compressed.save_file", full)
     with pytest.raises(OSError, match="no space"):
         unpack(packed, tmp_path / "copy")
     assert sorted(path.name for path in tmp_path.iterdir()) == before

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_modules import cpu
+import cpu
 
 LAYOUTS = {
     "rows": lambda matrix: matrix,
@@ -58,7 +58,7 @@ def test_forward_and_backward_of_a_linear_layer_go_through_it() -> None:
     """In a process of its own, because kernels are replaced for good."""
     script = """
 import torch
-from lightning_modules import cpu
+import cpu
 layer, x = torch.nn.Linear(256, 384), torch.randn(8, 16, 256, requires_grad=True)
 def run():
     layer.zero_grad()

@@ -1,0 +1,60 @@
+"""Everything private of Lightning, transformers and datasets that this project relies on, each behind a name that tells.
+
+Nobody else may touch a name of theirs that begins with an underscore, so that a new release is tried against this file: every
+definition has a test. The versions it was tried with are the upper bounds in ``setup.cfg``.
+"""
+
+import datasets
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
+from pytorch_lightning.cli import LightningCLI
+from torch import nn
+from transformers import PreTrainedModel
+
+
+def is_accumulating(trainer: Trainer) -> bool:
+    """Whether the micro-batch at hand is not the last of its optimizer step."""
+    return trainer.fit_loop._should_accumulate()
+
+
+def count_epochs(trainer: Trainer) -> None:
+    """Treat a fit with a number of steps as one of epochs, so that a checkpoint of an epoch's end is resumed as that."""
+    trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
+
+
+def mark_as_saved(checkpoint: ModelCheckpoint, step: int) -> None:
+    """Tell a checkpoint callback that the state after ``step`` optimizer steps is in a file already."""
+    checkpoint._last_global_step_saved = step
+
+
+def has_trainer(module: LightningModule) -> bool:
+    """Whether a module is attached to a trainer; to ask for ``module.trainer`` is an error otherwise."""
+    return module._trainer is not None
+
+
+def draw_anew(model: PreTrainedModel, module: nn.Module) -> None:
+    """Initialise one module of ``model`` as for training from nothing, although its weights were loaded."""
+    for parameter in module.parameters(recurse=False):
+        parameter._is_hf_initialized = False  # type: ignore[attr-defined]
+    model._init_weights(module)
+
+
+def dataset_fingerprint(dataset: datasets.Dataset) -> str:
+    """Changes when the rows of a data set do."""
+    return dataset._fingerprint
+
+
+class NamedProgressBar(RichProgressBar):
+    """Lightning's bar, with :attr:`train_description` before it in place of the number of the epoch, where that is set."""
+
+    train_description: str | None = None
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return self.train_description or super()._get_train_description(current_epoch)
+
+
+class CommandLineFirst(LightningCLI):
+    """LightningCLI whose command line is not replaced by the hyper-parameters in a checkpoint."""
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the command line as it is: Lightning would put the checkpoint's hyper-parameters, and class, over it."""

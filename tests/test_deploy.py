@@ -11,9 +11,10 @@ from transformers import AutoModelForMaskedLM, PreTrainedModel
 from transformers.models.auto.configuration_auto import AutoConfig
 
 import deploy
+from deployment import inference
 from deployment.compressed import WEIGHTS_FILE
 from deployment.inference import SparseLinear, sparsify_linears_
-from sparsity import MaskSet, inference, load_masks, save_masks
+from sparsity import MaskSet, load_masks, save_masks
 from sparsity.files import read_safetensors
 
 COMMON = {"vocab_size": 97, "max_position_embeddings": 64}

@@ -8,9 +8,9 @@ from pathlib import Path
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_warn
 
-from callbacks.sparse_training import SparseTraining, sparse_training, total_steps
+from callbacks.sparse_training import sparse_training, total_steps
 from internals import is_accumulating
-from sparsity import save_masks
+from sparsity import SparseStepping, save_masks
 
 
 class ExportPretrained(Callback):
@@ -72,7 +72,8 @@ class ExportPretrained(Callback):
         shutil.rmtree(replaced, ignore_errors=True)
 
 
-def made_by(sparse: SparseTraining, step: int) -> dict[str, object]:
+def made_by(sparse: SparseStepping, step: int) -> dict[str, object]:
     """The method, its settings, the step and what each tensor started with, for the record."""
-    settings = {field.name: getattr(sparse, field.name) for field in dataclasses.fields(sparse)}
-    return {"method": type(sparse).__name__, "step": step, **settings, "initial_nnz": sparse.initial_nnz}
+    method = sparse.method
+    settings = {field.name: getattr(method, field.name) for field in dataclasses.fields(method)}
+    return {"method": type(method).__name__, "step": step, **settings, "initial_nnz": sparse.initial_nnz}

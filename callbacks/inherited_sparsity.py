@@ -3,29 +3,41 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
+from pytorch_lightning import LightningModule, Trainer
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModel, PreTrainedModel
 from transformers.utils import logging
 
-from callbacks.sparse_training import StaticSparsity
-from sparsity import MaskSet, load_masks
+from callbacks.sparse_training import SparseTraining, total_steps
+from sparsity import MaskSet, SparseStepping, load_masks, methods
 
 LEAST_ZEROS = 0.01
 
 
 @dataclass(eq=False, kw_only=True)
-class InheritedSparsity(StaticSparsity):
-    """The masks of the model a run starts from, held: those of its export and, for a matrix without one, its zeros.
+class InheritedMasks(methods.Static):
+    """Masks that came with a pretrained model.
 
     Args:
         pretrained: ``save_pretrained`` directory or hub id of that model.
     """
 
     pretrained: str = ""
+
+
+class InheritedSparsity(SparseTraining):
+    """The masks of the model a run starts from, held: those of its export and, for a matrix without one, its zeros.
+
+    Args:
+        pretrained: ``save_pretrained`` directory or hub id of that model.
+    """
+
+    def __init__(self, pretrained: str) -> None:
+        super().__init__(InheritedMasks(pretrained=pretrained))
+        self.pretrained = pretrained
 
     @cached_property
     def found(self) -> MaskSet | None:
@@ -54,20 +66,18 @@ class InheritedSparsity(StaticSparsity):
         masks = MaskSet({**inferred, **{name: mask for name, mask in named.items() if name in matrices}})
         return masks.to_parameters(matrices) if len(masks) else None
 
-    def draw_masks(self, model: PreTrainedModel) -> MaskSet:
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_fit_start(trainer, pl_module)
+        if self.stepping is not None:
+            self.method.sparsity = 1 - self.stepping.density  # for the record
+
+    def begin(self, model: PreTrainedModel, trainer: Trainer) -> SparseStepping:
         """The masks found, under their names in ``model``."""
         prefix = f"{model.base_model_prefix}." if model.base_model is not model else ""
         masks = MaskSet({f"{prefix}{name}": mask for name, mask in (self.found or {}).items()})
-        self._count(masks)
-        return masks.to_parameters(dict(model.named_parameters()))
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        self._count(self.masks or MaskSet({}))
-
-    def _count(self, masks: MaskSet) -> None:
-        self.nnz = masks.nnz()
-        self.sparsity = 1 - sum(self.nnz.values()) / max(sum(mask.numel() for mask in masks.values()), 1)
+        parameters = dict(model.named_parameters())
+        masks, self.method.nnz = masks.to_parameters(parameters), masks.nnz()
+        return SparseStepping(self.method, {name: parameters[name] for name in masks}, total_steps(trainer), masks=masks)
 
 
 def _zeros(encoder: PreTrainedModel, weight: nn.Parameter) -> float:

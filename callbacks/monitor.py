@@ -12,14 +12,15 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
-from callbacks.sparse_training import SparseTraining, sparse_training
+from callbacks.sparse_training import sparse_training
 from objectives.parameter_groups import embedding_parameters, encoder_weights
+from sparsity import SparseStepping
 from sparsity.statistics import dead_neurons, dead_rows
 
 
-def sparsity_totals(model: torch.nn.Module, sparse: SparseTraining | None) -> dict[str, float]:
+def sparsity_totals(model: torch.nn.Module, sparse: SparseStepping | None) -> dict[str, float]:
     """Share of zeros by the masks: of all parameters of the ``model``, of the ``encoder``'s matrices, of the ``embeddings``."""
-    masks = sparse.masks if sparse is not None and sparse.masks is not None else {}
+    masks = {} if sparse is None else sparse.masks
     zeros = {name: mask.numel() - int(mask.sum()) for name, mask in masks.items()}
     groups = {
         "model": dict(model.named_parameters()),

@@ -146,7 +146,7 @@ class RunSummary(Callback):
         """All keys that have a meaning at this point of the run, but ``status``."""
         sparse = sparse_training(trainer)
         parameters = pl_module.model.num_parameters()
-        masks = sparse.masks if sparse is not None and sparse.masks is not None else {}
+        masks = {} if sparse is None else sparse.masks
         zeros = sum(mask.numel() - int(mask.sum()) for mask in masks.values())
         summary = {
             "experiment": trainer.logger.name if trainer.logger is not None else None,

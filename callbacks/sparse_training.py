@@ -1,9 +1,7 @@
 """Sparse training around the optimizer step.
 
-The model stays an ordinary one. Before every optimizer step, after accumulation, the reduction over ranks and the unscaling
-of mixed precision, and before clipping, the method changes the masks where it is time to, and the gradients of weights that
-are off are set to zero. Methods differ in two ways around the step: SET and RigL skip the weight step at an update; a
-straight-through method puts the dense weights in for the step alone, and chooses masks after it.
+The model stays an ordinary one. A callback holds a method and runs it: before every optimizer step, after accumulation, the
+reduction over ranks and the unscaling of mixed precision, and before clipping. When is said here, what in ``sparsity``.
 """
 
 from typing import Any
@@ -16,8 +14,8 @@ from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
 from datamodules import run_seed
-from objectives.parameter_groups import encoder_weights
-from sparsity import MaskSet, SparseStepping, methods
+from objectives.parameter_groups import sparse_weights
+from sparsity import MaskSet, SparseMethod, SparseStepping, methods
 
 
 def total_steps(trainer: Trainer) -> int:
@@ -32,142 +30,176 @@ def total_steps(trainer: Trainer) -> int:
     return int(steps)
 
 
-class SparseTraining(SparseStepping, Callback):
-    """Runs a :class:`~sparsity.SparseMethod` while a model trains: says when; the method and its stepping say what.
+class SparseTraining(Callback):
+    """Holds a method and runs it while a model trains.
 
-    A concrete callback derives from this class and from the method: ``class RigL(SparseTraining, methods.RigL)``.
+    Args:
+        method: which weights are on, and when that changes.
+
+    Attributes:
+        stepping: the method at work, with its masks; None before the fit starts.
     """
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._max_steps: int | None = None
+    def __init__(self, method: SparseMethod) -> None:
+        self.method = method
+        self.stepping: SparseStepping | None = None
+        self._saved: dict[str, Any] = {}
+
+    @property
+    def state_key(self) -> str:
+        """The method's, whether it came by this class or by a subclass."""
+        return f"SparseTraining[{type(self.method).__name__}]"
+
+    @property
+    def masks(self) -> MaskSet | None:
+        """By parameter name; None before the fit starts."""
+        return None if self.stepping is None else self.stepping.masks
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Refuse what would go on with fresh masks over trained weights.
+
+        Raises:
+            ValueError: the checkpoint is of a run without masks, or with those of another method.
+        """
+        saved = [key[15:-1] for key in checkpoint["callbacks"] if key.startswith("SparseTraining[")]
+        if self.state_key not in checkpoint["callbacks"]:
+            found = f"the masks of {saved[0]}" if saved else "no masks"
+            raise ValueError(f"the checkpoint has {found}: {type(self.method).__name__} cannot go on with it")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if sum(isinstance(callback, SparseTraining) for callback in trainer.callbacks) > 1:
             raise ValueError("two sparse-training callbacks in one run: keep one")
         if not isinstance(trainer.strategy, DDPStrategy | SingleDeviceStrategy):
             raise ValueError(
-                f"{type(self).__name__} needs whole weights on every device (one device or DDP), "
+                f"{type(self.method).__name__} needs whole weights on every device (one device or DDP), "
                 f"not {type(trainer.strategy).__name__}"
             )
-        max_steps, begun = total_steps(trainer), self._max_steps
-        if self.masks is not None and self.ramps and begun not in (None, max_steps):
-            raise ValueError(
-                f"{type(self).__name__} ramps over the length of the run: {begun} steps when it began, {max_steps} now; "
-                "give the first number again"
-            )
-        self._max_steps = max_steps
-        self.seed = run_seed(self.seed)
-        weights = dict(pl_module.model.named_parameters())
-        masks = self.draw_masks(pl_module.model) if self.masks is None else self.masks
-        if self.needs_gradients and (frozen := [name for name in masks if not weights[name].requires_grad]):
-            raise ValueError(f"{type(self).__name__} chooses by gradients, and {frozen[0]} is frozen")
-        if self.masks is None:
-            self.begin(weights, masks)
-        else:
-            self.resume(weights)
-        for optimizer in trainer.optimizers if self.straight_through else ():
-            optimizer.register_step_post_hook(lambda *_: self._after_step(trainer, pl_module))
+        self.method.seed = run_seed(self.method.seed)
+        self.stepping = self._resumed(pl_module.model, trainer) if self._saved else self.begin(pl_module.model, trainer)
+        for optimizer in trainer.optimizers:
+            optimizer.register_step_post_hook(lambda *_: self._after_step(trainer))
 
-    def draw_masks(self, model: PreTrainedModel) -> MaskSet:
-        """The masks this method starts from in ``model``.
+    def begin(self, model: PreTrainedModel, trainer: Trainer) -> SparseStepping:
+        """The method with the masks it starts from in ``model``.
 
         Raises:
             ValueError: no target matches, or the sparsity cannot be met in the scope.
         """
-        if getattr(self, "initialization", None) == "random" and model.name_or_path:
+        if isinstance(self.method, methods.Static) and self.method.initialization == "random" and model.name_or_path:
             rank_zero_warn(
-                f"{type(self).__name__} starts from random masks, which cut pretrained weights whatever they are worth; "
+                f"{type(self.method).__name__} starts from random masks, which cut pretrained weights whatever they are worth; "
                 "initialization: magnitude keeps the largest"
             )
-        return self.initial_masks(*self.weights_in_scope(model))
+        weights, scope_size = sparse_weights(self.method, model)
+        return SparseStepping(self.method, weights, total_steps(trainer), scope_size)
 
-    def weights_in_scope(self, model: PreTrainedModel) -> tuple[dict[str, nn.Parameter], int]:
-        """The weights of ``model`` that become sparse, by name, and the number of parameters the budget is counted in."""
-        weights = encoder_weights(model)
-        if self.targets:
-            matrices = {name: parameter for name, parameter in model.named_parameters() if parameter.dim() >= 2}
-            weights = {name: matrices[name] for name in self.select(matrices)}
-        scope = {
-            "tensors": weights,
-            "encoder": encoder_weights(model),
-            "model": dict(model.named_parameters()),
-        }["model" if self.nonzeros is not None else self.scope]
-        if outside := weights.keys() - scope.keys():
-            raise ValueError(f"scope {self.scope!r} does not hold {min(outside)}; state the sparsity of the model instead")
-        return weights, sum(parameter.numel() for parameter in scope.values())
+    def _resumed(self, model: PreTrainedModel, trainer: Trainer) -> SparseStepping:
+        parameters = dict(model.named_parameters())
+        weights: dict[str, nn.Parameter] = {}
+        for name in self._saved["masks"]:
+            if name not in parameters:
+                raise ValueError(f"the checkpoint has a mask of {name}, which the model has not")
+            weights[name] = parameters[name]
+        return SparseStepping(self.method, weights, total_steps(trainer), state=self._saved)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        weights, step, last_update = dict(pl_module.model.named_parameters()), trainer.global_step, self.last_update
-        if self.before_step(weights, optimizer.state, step, self._max_steps):
+        stepping = self._running()
+        last_update = stepping.last_update
+        if stepping.before_step(optimizer.state, trainer.global_step):
             for parameter in pl_module.parameters():
-                parameter.grad = None  # the weights rest at this step
-        if self.last_update is not last_update:
+                parameter.grad = None  # an optimizer leaves alone what has none
+        if stepping.last_update is not last_update:
             self._log(trainer)
 
-    def _after_step(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        step, last_update = trainer.global_step, self.last_update
-        self.after_step(dict(pl_module.model.named_parameters()), step, self._max_steps)
-        if self.last_update is not last_update and (step + 1) % trainer.log_every_n_steps == 0:
+    def _after_step(self, trainer: Trainer) -> None:
+        stepping, step = self._running(), trainer.global_step
+        last_update = stepping.last_update
+        stepping.after_step(step)
+        if stepping.last_update is not last_update and (step + 1) % trainer.log_every_n_steps == 0:
             self._log(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        if self.dense_in:
-            self._after_step(trainer, pl_module)  # mixed precision skipped the step, and with it the optimizer's hook
+        self._after_step(trainer)  # where loss scaling skipped the step, and with it the optimizer's hook
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if self.dense_in:
-            self._after_step(trainer, pl_module)  # so that what is saved now is sparse too
+        if self.stepping is not None:
+            self._after_step(trainer)  # so that what is saved now is sparse too
+
+    def _running(self) -> SparseStepping:
+        if self.stepping is None:
+            raise ValueError(f"{type(self.method).__name__} has no masks yet: they are drawn when a fit starts")
+        return self.stepping
 
     def state_dict(self) -> dict[str, Any]:
-        state = super().state_dict()
-        return state and state | {"max_steps": self._max_steps}
+        return self._saved if self.stepping is None else self.stepping.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        self._max_steps = state_dict.get("max_steps")
+        self._saved = state_dict
 
     def _log(self, trainer: Trainer) -> None:
+        scalars = {f"{self.method.tag}/{name}": value for name, value in self._running().last_update.items()}
         for logger in trainer.loggers:
-            logger.log_metrics(
-                {f"{self.tag}/{name}": value for name, value in self.last_update.items()}, trainer.global_step
-            )
+            logger.log_metrics(scalars, trainer.global_step)
 
 
-class StaticSparsity(SparseTraining, methods.Static):
+class StaticSparsity(SparseTraining):
     """Fixed masks: the baseline every dynamic method must beat."""
 
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(methods.Static(**settings))
 
-class SET(SparseTraining, methods.SET):
+
+class SET(SparseTraining):
     """SET (Mocanu et al. 2018): drop by magnitude, grow at random, nnz of every tensor constant."""
 
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(methods.SET(**settings))
 
-class RigL(SparseTraining, methods.RigL):
+
+class RigL(SparseTraining):
     """RigL (Evci et al. 2020): drop by magnitude, grow by gradient magnitude, nnz of every tensor constant."""
 
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(methods.RigL(**settings))
 
-class GlobalRigL(SparseTraining, methods.GlobalRigL):
+
+class GlobalRigL(SparseTraining):
     """RigL that drops and grows over all tensors at once; the total nnz is constant."""
 
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(methods.GlobalRigL(**settings))
 
-class GMP(SparseTraining, methods.GMP):
+
+class GMP(SparseTraining):
     """Gradual magnitude pruning (Zhu and Gupta 2017): from dense to sparse along a cubic curve."""
 
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(methods.GMP(**settings))
 
-class OneShot(SparseTraining, methods.OneShot):
+
+class OneShot(SparseTraining):
     """One-shot magnitude pruning: dense until one step, sparse after it."""
 
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(methods.OneShot(**settings))
 
-class STE(SparseTraining, methods.STE):
+
+class STE(SparseTraining):
     """Straight-through magnitude pruning: dense weights are trained, the model has the largest of them."""
 
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(methods.STE(**settings))
 
-class Movement(SparseTraining, methods.Movement):
+
+class Movement(SparseTraining):
     """Movement pruning (Sanh et al. 2020), for finetuning: weights that move towards zero go."""
 
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(methods.Movement(**settings))
 
-def sparse_training(trainer: Trainer) -> SparseTraining | None:
-    """The sparse-training callback of a run, or None where the model is dense."""
-    return next((callback for callback in trainer.callbacks if isinstance(callback, SparseTraining)), None)
+
+def sparse_training(trainer: Trainer) -> SparseStepping | None:
+    """The method at work in a run, with its masks; None where the model is dense, or before the fit starts."""
+    return next((callback.stepping for callback in trainer.callbacks if isinstance(callback, SparseTraining)), None)

@@ -1,7 +1,9 @@
-"""Which parameters of a Hugging Face model are its encoder's matrices, and which its embeddings."""
+"""Which parameters of a Hugging Face model are its encoder's matrices, which its embeddings, and which become sparse."""
 
 from torch import nn
 from transformers import PreTrainedModel
+
+from sparsity import SparseMethod
 
 
 def encoder_weights(model: PreTrainedModel) -> dict[str, nn.Parameter]:
@@ -17,3 +19,23 @@ def encoder_weights(model: PreTrainedModel) -> dict[str, nn.Parameter]:
 def embedding_parameters(model: PreTrainedModel) -> dict[str, nn.Parameter]:
     """Embedding tables and their LayerNorm by their name in ``model``."""
     return {name: parameter for name, parameter in model.named_parameters() if "embeddings" in name.split(".")}
+
+
+def sparse_weights(method: SparseMethod, model: PreTrainedModel) -> tuple[dict[str, nn.Parameter], int]:
+    """The weights of ``model`` that a method makes sparse, by name, and the number of parameters its budget is counted in.
+
+    Raises:
+        ValueError: a target matches nothing, or the scope does not hold one of the weights.
+    """
+    weights = encoder_weights(model)
+    if method.targets:
+        matrices = {name: parameter for name, parameter in model.named_parameters() if parameter.dim() >= 2}
+        weights = {name: matrices[name] for name in method.select(matrices)}
+    scope = {
+        "tensors": weights,
+        "encoder": encoder_weights(model),
+        "model": dict(model.named_parameters()),
+    }["model" if method.nonzeros is not None else method.scope]
+    if outside := weights.keys() - scope.keys():
+        raise ValueError(f"scope {method.scope!r} does not hold {min(outside)}; state the sparsity of the model instead")
+    return weights, sum(parameter.numel() for parameter in scope.values())

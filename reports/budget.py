@@ -17,7 +17,7 @@ from datamodules import TextDataModule
 from datamodules.tokenizers import load_tokenizer
 from lightning_modules import MaskedLanguageModel
 from objectives.masked_lm import check_family
-from objectives.parameter_groups import embedding_parameters, encoder_weights
+from objectives.parameter_groups import embedding_parameters, encoder_weights, sparse_weights
 from reports.tables import Table
 from sparsity import load_masks
 from sparsity.files import MASKS_FILE
@@ -71,15 +71,16 @@ def planned_budget(arguments: list[str], vocabulary_size: int) -> list[Table]:
             if "vocab_size" in fields
             else data_vocabulary(fit["data"], vocabulary_size)
         )
-        model = new_model({"vocab_size": size} | fields, drawn=sparse is not None and sparse.distribution == "global")
+        model = new_model({"vocab_size": size} | fields, drawn=sparse is not None and sparse.method.distribution == "global")
     nnz: dict[str, int] = {}
     if sparse is not None:
-        drawn = sparse.draw_masks(model)
-        nnz = getattr(sparse, "nnz", None) or drawn.nnz()  # a method that starts denser says what it ends with
+        nnz = sparse.method.allocate(*sparse_weights(sparse.method, model))
     method = "dense: no sparse-training callback"
     if sparse is not None:
-        wanted = f"nonzeros {sparse.nonzeros}" if sparse.sparsity is None else f"sparsity {sparse.sparsity}"
-        method = f"{type(sparse).__name__}, {wanted}, {sparse.distribution}"
+        wanted = (
+            f"nonzeros {sparse.method.nonzeros}" if sparse.method.sparsity is None else f"sparsity {sparse.method.sparsity}"
+        )
+        method = f"{type(sparse.method).__name__}, {wanted}, {sparse.method.distribution}"
     note = f"{method}. Vocabulary of {model.config.vocab_size:,} tokens, {origin}."
     return tables(model, {name: nnz.get(name, p.numel()) for name, p in model.named_parameters()}, nnz, {}, note)
 

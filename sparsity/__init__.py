@@ -16,6 +16,7 @@ from sparsity.methods import (
     SparseTensor,
     Static,
     drop_and_grow,
+    finite_gradients,
 )
 from sparsity.stepping import SparseStepping
 from sparsity.structures import Structure, parse_structure
@@ -39,6 +40,7 @@ __all__ = [
     "criteria",
     "drop_and_grow",
     "erdos_renyi",
+    "finite_gradients",
     "load_masks",
     "methods",
     "nonzero_budget",

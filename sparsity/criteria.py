@@ -1,4 +1,8 @@
-"""Criteria: which weights go and which come. Every weight gets a score; the largest scores are kept or grown."""
+"""Criteria: which weights go and which come. Every weight gets a score; the largest scores are kept or grown.
+
+Scores are computed in fp32 at least, whatever the precision of training: sums over the weights of a block, products with other
+tensors and running averages would lose the small differences that decide.
+"""
 
 from collections.abc import Callable
 
@@ -9,16 +13,21 @@ Criterion = Callable[[Tensor, Tensor | None, torch.Generator], Tensor]
 """``(weight, gradient, generator) → scores`` of the weight's shape and device."""
 
 
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """The tensor itself, or in fp32 where it is of half precision."""
+    return tensor.float() if tensor.element_size() < 4 else tensor
+
+
 def magnitude(weight: Tensor, gradient: Tensor | None, generator: torch.Generator) -> Tensor:
     """|w|: the usual criterion to drop by."""
-    return weight.detach().abs()
+    return at_least_float32(weight.detach()).abs()
 
 
 def gradient_magnitude(weight: Tensor, gradient: Tensor | None, generator: torch.Generator) -> Tensor:
     """|∂L/∂w| of the dense gradient: how RigL grows (Evci et al. 2020, Alg. 1)."""
     if gradient is None:
         raise ValueError("growing by gradient magnitude needs the dense gradient of this step, but there is none")
-    return gradient.detach().abs()
+    return at_least_float32(gradient.detach()).abs()
 
 
 def random(weight: Tensor, gradient: Tensor | None, generator: torch.Generator) -> Tensor:

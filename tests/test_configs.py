@@ -10,9 +10,11 @@ import torch
 import yaml
 from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerFast
 
+import sparsity
 import train
 from callbacks import KnowledgeDistillation, LinearWarmupDecay, OneCycleLR, RigL, StaticSparsity
 from datamodules.tokenizers import load_tokenizer
+from objectives.parameter_groups import sparse_weights
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 EXPERIMENTS = sorted((CONFIGS / "experiments").glob("*.yaml"))
@@ -63,14 +65,14 @@ def without_weights(file: Path) -> PreTrainedModel:
 def test_zeros_of_the_whole_model_are_exact_at_full_size(name: str, zeros: int, encoder: float, embeddings: float) -> None:
     file = CONFIGS / "experiments" / f"{name}.yaml"
     model = without_weights(file.parent / settings(file)["model"])
-    rigl = RigL(**settings(file)["trainer"]["callbacks"][-1]["init_args"])
-    weights, scope_size = rigl.weights_in_scope(model)
+    rigl = sparsity.RigL(**settings(file)["trainer"]["callbacks"][-1]["init_args"])
+    weights, scope_size = sparse_weights(rigl, model)
     counts = rigl.allocate(weights, scope_size)
     assert scope_size == model.num_parameters()
     assert sum(weights[name].numel() - counts[name] for name in weights) == zeros
-    for name, sparsity in (("encoder.layer.5.output.dense", encoder), ("embeddings.word_embeddings", embeddings)):
+    for name, expected in (("encoder.layer.5.output.dense", encoder), ("embeddings.word_embeddings", embeddings)):
         weight = f"bert.{name}.weight"
-        assert 1 - counts[weight] / weights[weight].numel() == pytest.approx(sparsity, abs=1e-4)
+        assert 1 - counts[weight] / weights[weight].numel() == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.fixture(scope="module")

@@ -51,8 +51,8 @@ class Harvest(Recorder):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         super().on_before_optimizer_step(trainer, pl_module, optimizer)
-        if self.sparse.last_update and self.sparse.update_due(trainer.global_step, trainer.max_steps):
-            self.churn.append(self.sparse.last_update["churn"])
+        if self.sparse.stepping.last_update and self.sparse.update_due(trainer.global_step, trainer.max_steps):
+            self.churn.append(self.sparse.stepping.last_update["churn"])
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         harvest = {

@@ -47,8 +47,8 @@ def test_the_method_of_the_readme_works_as_it_says(
     assert (type(sparse).__name__, sparse.sparsity, sparse.smoothing) == ("SmoothRigL", 0.8, 0.95)
     assert trainer.global_step == 9
     weights = dict(trainer.lightning_module.model.named_parameters())
-    assert sparse.masks.nnz() == sparse.initial_nnz
-    assert sum(sparse.explored.nnz().values()) > sum(sparse.initial_nnz.values())  # masks have moved
+    assert sparse.masks.nnz() == sparse.stepping.initial_nnz
+    assert sum(sparse.stepping.explored.nnz().values()) > sum(sparse.stepping.initial_nnz.values())  # masks have moved
     for name, mask in sparse.masks.items():
         assert not weights[name][~mask].any()
         assert int(mask.sum(1).max() - mask.sum(1).min()) <= 1  # rows

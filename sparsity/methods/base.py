@@ -1,22 +1,26 @@
 """What a sparse-training method is: which masks it starts from, when they change, and what they become.
 
 A new method is a dataclass that overrides :meth:`SparseMethod.update_due` and :meth:`SparseMethod.update_mask`, and
-:meth:`SparseMethod.initial_mask` where it does not start dense.
+:meth:`SparseMethod.initial_mask` where it does not start dense. It knows no model and no loop:
+:class:`~sparsity.SparseStepping` holds one and runs it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
 from sparsity import criteria
 from sparsity.distributions import DISTRIBUTIONS, Distribution, Scope, fixed_nnz, globally, nonzero_budget
-from sparsity.masks import MaskSet
+from sparsity.masks import MaskSet, zero_where_off_
 from sparsity.methods.tensor import SparseTensor
 from sparsity.patterns import check_patterns, first_match, matching
 from sparsity.structures import UNSTRUCTURED, Structure, parse_structure
+
+if TYPE_CHECKING:
+    from sparsity.stepping import SparseStepping
 
 
 @dataclass(eq=False, kw_only=True)
@@ -53,14 +57,6 @@ class SparseMethod:
 
     tag: ClassVar[str] = "pruning"
     """Where its curves are in TensorBoard."""
-    skips_weight_step: ClassVar[bool] = False
-    """The weights rest at a step that changes masks, which then needs finite gradients."""
-    remembers: ClassVar[bool] = False
-    """A weight that goes off keeps its value in ``memory["hidden"]`` and returns with it."""
-    needs_gradients: ClassVar[bool] = False
-    """Scores come from gradients, so that weights which have none cannot be sparse."""
-    straight_through: ClassVar[bool] = False
-    """Weights that are off are trained too: the optimizer steps the dense weights, and masks change after its step."""
 
     def __post_init__(self) -> None:
         if self.nonzeros is None and self.sparsity is None:
@@ -77,11 +73,6 @@ class SparseMethod:
         self.structures = {pattern: parse_structure(value) for pattern, value in patterns.items()}
         self.nnz: dict[str, int] = {}
         self.memory: dict[str, dict[str, Tensor]] = {}
-
-    @property
-    def ramps(self) -> bool:
-        """Whether the number of weights follows a schedule over the length of the run, which then cannot change."""
-        return False
 
     def select(self, sparsifiable: Iterable[str]) -> list[str]:
         """Names that match ``targets``; a pattern that matches nothing is an error."""
@@ -163,11 +154,34 @@ class SparseMethod:
         """Where the method's schedule is, for the record: name → value."""
         return {}
 
-    def observe(self, tensor: SparseTensor, step: int, max_steps: int) -> None:
-        """Look at weights and dense gradients at every optimizer step, before the gradients are masked.
+    def check_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Raise ValueError, naming one, where these weights cannot be made sparse by this method."""
 
-        A step of which a gradient is not finite (fp16 has some) is not shown.
+    def check_resume(self, begun: int, max_steps: int) -> None:
+        """Raise ValueError where a run that began with ``begun`` steps cannot go on as one of ``max_steps``."""
+
+    def on_step(self, tensors: Sequence[SparseTensor], step: int, max_steps: int) -> None:
+        """Look at weights and dense gradients at every optimizer step, before anything changes.
+
+        A method that remembers gradients looks at those of :func:`finite_gradients` only.
         """
+
+    def before_optimizer_step(self, sparse: "SparseStepping", step: int) -> bool:
+        """Update masks where it is time to and mask the gradients; whether the optimizer's step is to be skipped."""
+        if self.update_due(step, sparse.max_steps):
+            sparse.update(step)
+        sparse.mask_gradients()
+        return False
+
+    def after_optimizer_step(self, sparse: "SparseStepping", step: int) -> None:
+        """What is left to do once the weights have been stepped; nothing for most."""
+
+    def prune(self, name: str, weight: Tensor, mask: Tensor) -> None:
+        """Set a weight to 0.0 where its ``mask`` is off. What was there is gone."""
+        zero_where_off_(weight, mask)
+
+    def restore(self, name: str, weight: Tensor) -> None:
+        """Put back what :meth:`prune` has taken away, where a method keeps it."""
 
     def update_masks(self, tensors: Sequence[SparseTensor], step: int, max_steps: int) -> list[Tensor]:
         """The masks of all tensors after an update: each for itself, unless a method lets them compete."""
@@ -176,3 +190,25 @@ class SparseMethod:
     def update_mask(self, tensor: SparseTensor, step: int, max_steps: int) -> Tensor:
         """The mask of one tensor after an update."""
         return tensor.mask
+
+
+def finite_gradients(tensors: Sequence[SparseTensor]) -> Iterator[tuple[SparseTensor, Tensor]]:
+    """Each tensor with its gradient, in fp32 at least; none where any has a value that is not finite: fp16 that overflowed."""
+    pairs = [(tensor, tensor.gradient) for tensor in tensors if tensor.gradient is not None]
+    if all(bool(gradient.isfinite().all()) for _, gradient in pairs):
+        yield from ((tensor, criteria.at_least_float32(gradient)) for tensor, gradient in pairs)
+
+
+def check_trained(method: SparseMethod, weights: Mapping[str, Tensor]) -> None:
+    """Raise ValueError where a method that chooses by gradients gets a weight that will have none."""
+    if frozen := [name for name, weight in weights.items() if not weight.requires_grad]:
+        raise ValueError(f"{type(method).__name__} chooses by gradients, and {frozen[0]} is frozen")
+
+
+def check_same_length(method: SparseMethod, begun: int, max_steps: int) -> None:
+    """Raise ValueError where a run whose number of weights follows a curve over its length is given another length."""
+    if begun != max_steps:
+        raise ValueError(
+            f"{type(method).__name__} ramps over the length of the run: {begun} steps when it began, {max_steps} now; "
+            "give the first number again"
+        )

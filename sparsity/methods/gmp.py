@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sparsity import criteria, schedules
-from sparsity.methods.base import SparseMethod
+from sparsity.methods.base import SparseMethod, check_same_length
 from sparsity.methods.tensor import SparseTensor
 
 
@@ -33,9 +33,8 @@ class GMP(SparseMethod):
                 f"0 <= start <= end <= 1 and every >= 1 expected, got {self.start}, {self.end} and {self.every}"
             )
 
-    @property
-    def ramps(self) -> bool:
-        return True
+    def check_resume(self, begun: int, max_steps: int) -> None:
+        check_same_length(self, begun, max_steps)
 
     def window(self, max_steps: int) -> tuple[int, int]:
         """First and last optimizer step of the ramp; the last one is a step that is taken, also where ``end`` is 1."""

@@ -1,17 +1,20 @@
 """Movement pruning."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from sparsity.criteria import at_least_float32
+from sparsity.methods.base import check_trained, finite_gradients
 from sparsity.methods.gmp import GMP
+from sparsity.methods.pruned_values import KeepPrunedValues
 from sparsity.methods.tensor import SparseTensor
 
 
 @dataclass(eq=False, kw_only=True)
-class Movement(GMP):
+class Movement(KeepPrunedValues, GMP):
     """Movement pruning, for finetuning: weights that move towards zero go (Sanh et al. 2020, arXiv 2005.07683, section 4).
 
     Every weight has a score, S ← S − ∂L/∂W′ · W, with the gradient of the sparse weight W′ and the value of W; the tensor keeps
@@ -27,18 +30,17 @@ class Movement(GMP):
     start: float = 0.1
     every: int = 10
 
-    needs_gradients: ClassVar[bool] = True
-    remembers: ClassVar[bool] = True
+    def check_weights(self, weights: Mapping[str, Tensor]) -> None:
+        check_trained(self, weights)
 
     def initial_mask(self, tensor: SparseTensor) -> Tensor:
-        self.memory.setdefault("scores", {})[tensor.name] = torch.zeros_like(tensor.weight)
+        self.memory.setdefault("scores", {})[tensor.name] = torch.zeros_like(at_least_float32(tensor.weight))
         return tensor.mask
 
-    def observe(self, tensor: SparseTensor, step: int, max_steps: int) -> None:
-        if tensor.gradient is None:
-            return
-        dense = tensor.weight + self.memory["hidden"][tensor.name]
-        self.memory["scores"][tensor.name].addcmul_(tensor.gradient, dense, value=-1)
+    def on_step(self, tensors: Sequence[SparseTensor], step: int, max_steps: int) -> None:
+        for tensor, gradient in finite_gradients(tensors):
+            dense = tensor.weight + self.memory["pruned_values"][tensor.name]
+            self.memory["scores"][tensor.name].addcmul_(gradient, dense.to(gradient.dtype), value=-1)
 
     def update_due(self, step: int, max_steps: int) -> bool:
         first, last = self.window(max_steps)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from sparsity.methods.base import SparseMethod
+from sparsity.methods.base import SparseMethod, check_same_length
 from sparsity.methods.tensor import SparseTensor
 
 
@@ -23,9 +23,9 @@ class OneShot(SparseMethod):
         if not 0 <= self.at <= 1:
             raise ValueError(f"at must be in [0, 1], got {self.at}")
 
-    @property
-    def ramps(self) -> bool:
-        return self.at > 0
+    def check_resume(self, begun: int, max_steps: int) -> None:
+        if self.at > 0:
+            check_same_length(self, begun, max_steps)
 
     def initial_mask(self, tensor: SparseTensor) -> Tensor:
         return tensor.mask if self.at else self.update_mask(tensor, 0, 0)

@@ -1,7 +1,8 @@
 """Drop and grow: SET."""
 
+import warnings
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -11,6 +12,9 @@ from sparsity.masks import top_k_mask
 from sparsity.methods.static import Static
 from sparsity.methods.tensor import SparseTensor
 from sparsity.structures import UNSTRUCTURED, Structure
+
+if TYPE_CHECKING:
+    from sparsity.stepping import SparseStepping
 
 
 def drop_and_grow(
@@ -49,7 +53,6 @@ class SET(Static):
     stop: float = 0.75
 
     tag: ClassVar[str] = "rigl"
-    skips_weight_step: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -68,6 +71,20 @@ class SET(Static):
 
     def progress(self, step: int, max_steps: int) -> dict[str, float]:
         return {"drop_fraction": self.drop_fraction_at(step, max_steps)}
+
+    def before_optimizer_step(self, sparse: "SparseStepping", step: int) -> bool:
+        """An update takes the place of the optimizer's step, as in the reference implementation of RigL.
+
+        Where a gradient is not finite there is no update, and the masks stay until the next.
+        """
+        skip_optimizer_step = self.update_due(step, sparse.max_steps)
+        if skip_optimizer_step and not sparse.gradients_are_finite():
+            warnings.warn(f"step {step}: a gradient is not finite; the mask update is skipped", stacklevel=2)
+            skip_optimizer_step = False
+        if skip_optimizer_step:
+            sparse.update(step)
+        sparse.mask_gradients()
+        return skip_optimizer_step
 
     def update_mask(self, tensor: SparseTensor, step: int, max_steps: int) -> Tensor:
         fraction = self.drop_fraction_at(step, max_steps)

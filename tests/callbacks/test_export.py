@@ -68,11 +68,11 @@ def test_masks_travel_with_the_export(tmp_path: Path, text_data: Data) -> None:
         "drop_fraction": 0.3,
         "every": 4,
         "stop": 1.0,
-        "initial_nnz": rigl.initial_nnz,
+        "initial_nnz": rigl.stepping.initial_nnz,
     }
     for name, weight in parameters(trainer).items():
         if name in rigl.masks:
-            assert report["tensors"][name]["nnz"] == rigl.initial_nnz[name]
+            assert report["tensors"][name]["nnz"] == rigl.stepping.initial_nnz[name]
             exported = model.get_parameter(name)
             assert torch.equal(exported == 0, weight == 0)
             assert not exported[~rigl.masks[name]].any()

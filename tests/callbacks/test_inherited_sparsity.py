@@ -56,7 +56,7 @@ def test_zeros_of_an_export_are_held(tmp_path: Path, glue_data: Data, sparse_dir
 
     assert_identical(dict(load_masks(tmp_path / "export")), {f"bert.{name}": mask for name, mask in masks.items()})
     made = json.loads((tmp_path / "export" / "sparsity.json").read_text())["made_by"]
-    assert made["method"] == "InheritedSparsity"
+    assert made["method"] == "InheritedMasks"
     assert made["sparsity"] == pytest.approx(round(0.8 * MATRICES) / MATRICES)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["sparsity"]["encoder"] == pytest.approx(round(0.8 * MATRICES) / MATRICES)

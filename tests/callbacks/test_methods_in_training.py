@@ -97,7 +97,7 @@ def test_the_model_is_sparse_between_steps_and_its_export_is_what_was_trained(
     report = json.loads((tmp_path / "export" / "sparsity.json").read_text())
     total = sum(weight.numel() for weight in exported.values())
     assert (report["parameters"], report["nonzeros"]) == (total, total - round(0.8 * size))
-    assert report["made_by"]["method"] == type(sparse).__name__
+    assert report["made_by"]["method"] == type(sparse.method).__name__
     half = dict(AutoModelForMaskedLM.from_pretrained(tmp_path / "half").named_parameters())
     for tensor, mask in load_masks(tmp_path / "half").items():
         assert not half[tensor][~mask].any()
@@ -119,9 +119,9 @@ def test_resume_is_bit_exact(tmp_path: Path, text_data: Data, name: str) -> None
     assert_identical(parameters(resumed), parameters(whole))
     assert_identical(resumed.optimizers[0].state_dict(), whole.optimizers[0].state_dict())
     assert_identical(dict(second.masks), dict(first.masks))
-    assert_identical(dict(second.explored), dict(first.explored))
-    assert_identical(second.memory, first.memory)
-    assert second.last_update == first.last_update
+    assert_identical(dict(second.stepping.explored), dict(first.stepping.explored))
+    assert_identical(second.method.memory, first.method.memory)
+    assert second.stepping.last_update == first.stepping.last_update
     torch.load(tmp_path / "whole" / "saved" / "step=5.ckpt", weights_only=True)
 
 
@@ -132,7 +132,7 @@ def test_accumulation_of_two_equals_a_batch_twice_as_large(tmp_path: Path, text_
         sparse = METHODS[name](sparsity=0.8)
         options = {"accumulate_grad_batches": accumulate, "precision": "64-true"}
         trainer = fit(tmp_path, text_data(batch_size=batch_size), [sparse], max_steps=10, **options)
-        weights.append(copies(parameters(trainer)) | copies(sparse.memory["hidden"]))
+        weights.append(copies(parameters(trainer)) | copies(sparse.method.memory["pruned_values"]))
     torch.testing.assert_close(*weights, rtol=0, atol=1e-9)
 
 
@@ -169,7 +169,7 @@ def test_ste_is_the_straight_through_estimator_of_autograd(tmp_path: Path, text_
     other.nnz = ste.masks.nnz()
     reference = fit(tmp_path, text_data(), [], max_steps=8, module=other, precision="64-true")
     for name, weight in parameters(reference).items():
-        mine = parameters(trainer)[name] + ste.memory["hidden"].get(name, torch.zeros(()))
+        mine = parameters(trainer)[name] + ste.method.memory["pruned_values"].get(name, torch.zeros(()))
         torch.testing.assert_close(mine, weight, rtol=0, atol=1e-9)
 
 

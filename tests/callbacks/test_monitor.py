@@ -50,7 +50,9 @@ def test_tags_and_values(tmp_path: Path, text_data: Data) -> None:
     assert list(scalars(log, "lr").values()) == pytest.approx(recorder.rates)
     assert list(scalars(log, "momentum").values()) == pytest.approx(recorder.momenta)
     assert set(scalars(log, "rigl/churn")) == {2, 4, 6}
-    assert scalars(log, "rigl/drop_fraction") == pytest.approx({step: rigl.drop_fraction_at(step, 8) for step in (2, 4, 6)})
+    assert scalars(log, "rigl/drop_fraction") == pytest.approx(
+        {step: rigl.method.drop_fraction_at(step, 8) for step in (2, 4, 6)}
+    )
     zeros = sum(int((~mask).sum()) for mask in rigl.masks.values())
     size = sum(weight.numel() for weight in parameters(trainer).values())
     assert scalars(log, "sparsity/model") == pytest.approx(dict.fromkeys((0, 4, 8), zeros / size))

@@ -71,7 +71,7 @@ class Run:
         schedules = [run.trainer.lr_scheduler_configs[0].scheduler.state_dict() for run in (self, other)]
         assert {**schedules[0], "_anneal_func_type": None} == {**schedules[1], "_anneal_func_type": None}
         assert_identical(dict(self.rigl.masks), dict(other.rigl.masks))
-        assert_identical(dict(self.rigl.explored), dict(other.rigl.explored))
+        assert_identical(dict(self.rigl.stepping.explored), dict(other.rigl.stepping.explored))
         steps = len(self.recorder.rates)
         assert self.recorder.rates == other.recorder.rates[-steps:]
         assert self.recorder.momenta == other.recorder.momenta[-steps:]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -14,7 +15,7 @@ from callbacks import SET, RandomState, RigL, SparseTraining, StaticSparsity
 from datamodules import TextDataModule
 from helpers import CONFIG, TinyBertWithMomentum, assert_identical, copies, fit, parameters, tiny_bert
 from lightning_modules import MaskedLanguageModel
-from sparsity import MaskSet
+from sparsity import MaskSet, methods
 
 Data = Callable[..., TextDataModule]
 MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer")
@@ -79,7 +80,7 @@ def test_off_weights_stay_exactly_zero_and_nnz_constant(
         for name, mask in after["masks"].items():
             weight = after["weights"][name]
             assert torch.equal(weight[~mask], torch.zeros_like(weight[~mask]))
-            assert int(mask.sum()) == rigl.initial_nnz[name]
+            assert int(mask.sum()) == rigl.stepping.initial_nnz[name]
             moments = [after["state"][f"{name}/{key}"] for key in MOMENTS if f"{name}/{key}" in after["state"]]
             assert moments
             assert all(not moment[~mask].any() for moment in moments)
@@ -123,9 +124,9 @@ def test_updates_come_at_optimizer_steps_strictly_inside_the_schedule(tmp_path: 
 
     for name in rigl.masks:
         ever = torch.stack([after["masks"][name] for after in steps.after]).any(0)
-        assert torch.equal(rigl.explored[name], ever)
-    explored = sum(int(mask.sum()) for mask in rigl.explored.values())
-    assert rigl.last_update["explored"] == explored / sum(mask.numel() for mask in rigl.masks.values())
+        assert torch.equal(rigl.stepping.explored[name], ever)
+    explored = sum(int(mask.sum()) for mask in rigl.stepping.explored.values())
+    assert rigl.stepping.last_update["explored"] == explored / sum(mask.numel() for mask in rigl.masks.values())
 
 
 def test_accumulation_of_four_equals_a_batch_four_times_as_large(tmp_path: Path, text_data: Data) -> None:
@@ -140,7 +141,7 @@ def test_accumulation_of_four_equals_a_batch_four_times_as_large(tmp_path: Path,
             accumulate_grad_batches=accumulate,
             precision="64-true",
         )
-        results.append((dict(rigl.masks), rigl.last_update, copies(parameters(trainer))))
+        results.append((dict(rigl.masks), rigl.stepping.last_update, copies(parameters(trainer))))
     (masks, update, weights), (other_masks, other_update, other_weights) = results
     assert_identical(masks, other_masks)
     assert update == other_update
@@ -214,7 +215,7 @@ def test_a_continued_run_draws_with_the_seed_it_began_with(tmp_path: Path, text_
     trainer.save_checkpoint(tmp_path / "two.ckpt")
     continued = SET(every=2)
     fit(tmp_path, text_data(), [continued], max_steps=4, seed=4, ckpt_path=tmp_path / "two.ckpt")
-    assert continued.seed == 3
+    assert continued.method.seed == 3
 
 
 def test_a_gradient_that_is_not_finite_skips_the_update(tmp_path: Path, text_data: Data) -> None:
@@ -279,6 +280,38 @@ def test_checkpoint_restores_masks_with_grown_zeros(tmp_path: Path, text_data: D
     restored = RigL(sparsity=0.8, every=4, stop=1.0, seed=1)
     fit(tmp_path, text_data(), [restored], max_steps=5, ckpt_path=tmp_path / "update.ckpt", seed=1)
     assert_identical(dict(restored.masks), dict(rigl.masks))
-    assert_identical(dict(restored.explored), dict(rigl.explored))
-    assert restored.initial_nnz == rigl.initial_nnz
-    assert restored.last_update == rigl.last_update
+    assert_identical(dict(restored.stepping.explored), dict(rigl.stepping.explored))
+    assert restored.initial_nnz == rigl.stepping.initial_nnz
+    assert restored.last_update == rigl.stepping.last_update
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ([], [RigL()], "the checkpoint has no masks: RigL cannot go on with it"),
+        ([SET()], [RigL()], "the checkpoint has the masks of SET: RigL cannot go on with it"),
+    ],
+)
+def test_fresh_masks_are_not_put_over_trained_weights(
+    tmp_path: Path, text_data: Data, before: list[Callback], after: list[Callback], message: str
+) -> None:
+    fit(tmp_path, text_data(), before, max_steps=2).save_checkpoint(tmp_path / "two.ckpt")
+    with pytest.raises(ValueError, match=message):
+        fit(tmp_path, text_data(), after, max_steps=4, ckpt_path=tmp_path / "two.ckpt")
+
+
+def test_a_method_goes_on_whether_it_came_by_its_callback_or_by_itself(tmp_path: Path, text_data: Data) -> None:
+    whole = RigL(sparsity=0.5, every=2, stop=1.0)
+    fit(tmp_path, text_data(), [whole, RandomState()], max_steps=6)
+    saved = tmp_path / "three.ckpt"
+    checkpoint = ModelCheckpoint(tmp_path, filename="three", every_n_train_steps=3)
+    fit(
+        tmp_path,
+        text_data(),
+        [RigL(sparsity=0.5, every=2, stop=1.0), RandomState(), checkpoint],
+        6,
+        enable_checkpointing=True,
+    )
+    resumed = SparseTraining(methods.RigL(sparsity=0.5, every=2, stop=1.0))
+    fit(tmp_path, text_data(), [resumed, RandomState()], max_steps=6, ckpt_path=saved)
+    assert_identical(dict(resumed.masks), dict(whole.masks))

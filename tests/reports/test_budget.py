@@ -12,8 +12,10 @@ import train
 from callbacks import ExportPretrained, RigL
 from datamodules import TextDataModule
 from helpers import fit, parameters
+from objectives.parameter_groups import sparse_weights
 from reports.budget import PlannedFit, exported_budget, planned_budget
 from reports.tables import Table
+from sparsity import SparseStepping
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -72,7 +74,7 @@ def test_the_plan_is_what_a_fit_starts_with_and_the_export_ends_with(
     save_file(in_file, file, {"format": "pt"})
     exported, exported_totals = exported_budget(tmp_path / "export")
 
-    assert {name: counts(planned)[name] for name in rigl.masks} == rigl.initial_nnz
+    assert {name: counts(planned)[name] for name in rigl.masks} == rigl.stepping.initial_nnz
     assert counts(exported, "nnz by masks") == counts(planned)
     for name, nnz in counts(exported).items():
         if name in in_file:
@@ -167,7 +169,8 @@ def test_exactly_four_fifths_of_an_exported_bert_base_are_zero(tmp_path: Path, n
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(0.5)  # biases and the padding token's row are not zero by chance
-    rigl.begin(dict(model.named_parameters()), rigl.draw_masks(model))
+    weights, scope_size = sparse_weights(rigl.method, model)
+    SparseStepping(rigl.method, weights, 1, scope_size)
     model.save_pretrained(tmp_path)
     exported, exported_totals = exported_budget(tmp_path)
     assert counts(exported) == counts(planned)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sparsity import SET, GlobalRigL, MaskSet, RigL, SparseTensor, Static, drop_and_grow
+from sparsity import SET, GlobalRigL, MaskSet, RigL, SparseTensor, Static, criteria, drop_and_grow, parse_structure
 from sparsity.methods import seeded_generator
 from sparsity.schedules import cosine_drop_fraction, linear, update_due
 
@@ -212,3 +212,15 @@ def test_global_updates_keep_the_total_and_the_last_weight_of_every_tensor(fract
         assert sum(int(mask.sum()) for mask in masks.values()) == total
         assert all(mask.any() for mask in masks.values())
     assert masks["a"].sum() != before["a"].sum()  # layers trade weights
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_blocks_are_ranked_by_sums_in_single_precision(dtype: torch.dtype) -> None:
+    """1 + 2^-10 is 1 in bf16, and 2,000 + 0.5 is 2,000 in fp16: the block that is larger by so little must win."""
+    large, little = {torch.bfloat16: (1.0, 2.0**-10), torch.float16: (2000.0, 0.5)}[dtype]
+    weight = torch.tensor([[large, 0.0, large, little]], dtype=dtype)
+    tensor = SparseTensor(name="w", weight=weight, mask=on("1111"), gradient=weight, structure=parse_structure("1x2"))
+    for criterion in (criteria.magnitude, criteria.gradient_magnitude):
+        scores = tensor.score(criterion)
+        assert scores.dtype == torch.float32
+        assert torch.equal(tensor.select(scores, 2), on("0011"))

@@ -4,20 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sparsity import GMP, STE, MaskSet, Movement, OneShot, SparseStepping, SparseTensor
+from sparsity import GMP, SET, STE, Movement, OneShot, SparseStepping, SparseTensor
 from sparsity.schedules import cubic
-
-
-class GMPStepping(SparseStepping, GMP):
-    """Gradual magnitude pruning in plain PyTorch."""
-
-
-class STEStepping(SparseStepping, STE):
-    """Straight-through pruning in plain PyTorch."""
-
-
-class MovementStepping(SparseStepping, Movement):
-    """Movement pruning in plain PyTorch."""
 
 
 def on(row: str) -> Tensor:
@@ -60,18 +48,17 @@ def test_gmp_drops_the_smallest_and_what_is_off_stays_off() -> None:
 def test_gmp_steps_the_weights_at_an_update() -> None:
     weight = nn.Parameter(row(1.0, -4.0, 3.0, 0.5))
     optimizer = torch.optim.SGD([weight], lr=1.0, momentum=0.5)
-    method = GMPStepping(sparsity=0.5, start=0.0, end=0.5, every=100)
-    method.begin({"w": weight}, method.initial_masks({"w": weight}, 4))
-    assert method.masks["w"].all()
+    sparse = SparseStepping(GMP(sparsity=0.5, start=0.0, end=0.5, every=100), {"w": weight}, max_steps=4)
+    assert sparse.masks["w"].all()
     for step in range(4):
         weight.grad = torch.ones(1, 4)
-        assert not method.before_step({"w": weight}, optimizer.state, step, 4)
+        assert not sparse.before_step(optimizer.state, step)
         optimizer.step()
     # Steps of 1 and 1.5 take all weights to (-1.5, -6.5, 0.5, -2); at step 2 the smallest two, -1.5 and 0.5, go with their
     # momentum, and the others step on by 1.75 and 1.875.
     assert torch.equal(weight, row(0.0, -10.125, 0.0, -5.625))
     assert torch.equal(optimizer.state[weight]["momentum_buffer"], row(0.0, 1.875, 0.0, 1.875))
-    assert method.last_update == {"pruned": 1.0, "churn": 0.0, "explored": 1.0}
+    assert sparse.last_update == {"pruned": 1.0, "churn": 0.0, "explored": 1.0}
 
 
 @pytest.mark.parametrize(("at", "due"), [(0.0, []), (0.3, [3]), (0.01, [0]), (1.0, [9])])
@@ -87,33 +74,31 @@ def test_one_shot_prunes_once(at: float, due: list[int]) -> None:
 def test_ste_step_worked_by_hand() -> None:
     weight = nn.Parameter(row(1.0, -4.0, 3.0, 0.5))
     optimizer = torch.optim.SGD([weight], lr=1.0)
-    method = STEStepping(sparsity=0.5)
-    method.begin({"w": weight}, method.initial_masks({"w": weight}, 4))
+    sparse = SparseStepping(STE(sparsity=0.5), {"w": weight}, max_steps=10)
     assert torch.equal(weight, row(0.0, -4.0, 3.0, 0.0))
-    assert torch.equal(method.memory["hidden"]["w"], row(1.0, 0.0, 0.0, 0.5))
+    assert torch.equal(sparse.method.memory["pruned_values"]["w"], row(1.0, 0.0, 0.0, 0.5))
 
     weight.grad = row(-4.0, 0.0, 1.0, 0.25)  # of the sparse weights; steps the dense ones
-    method.before_step({"w": weight}, optimizer.state, 0, 10)
+    sparse.before_step(optimizer.state, 0)
     assert torch.equal(weight, row(1.0, -4.0, 3.0, 0.5))
     optimizer.step()
-    method.after_step({"w": weight}, 0, 10)
+    sparse.after_step(0)
     assert torch.equal(weight, row(5.0, -4.0, 0.0, 0.0))
-    assert torch.equal(method.memory["hidden"]["w"], row(0.0, 0.0, 2.0, 0.25))
-    assert torch.equal(method.masks["w"], on("1100"))
-    assert method.last_update == {"churn": 0.5, "explored": 0.75}
+    assert torch.equal(sparse.method.memory["pruned_values"]["w"], row(0.0, 0.0, 2.0, 0.25))
+    assert torch.equal(sparse.masks["w"], on("1100"))
+    assert sparse.last_update == {"churn": 0.5, "explored": 0.75}
 
 
 def test_ste_with_fewer_choices_keeps_masks_between_them() -> None:
     weight = nn.Parameter(row(1.0, -4.0, 3.0, 0.5))
     optimizer = torch.optim.SGD([weight], lr=1.0)
-    method = STEStepping(sparsity=0.5, every=2)
-    method.begin({"w": weight}, method.initial_masks({"w": weight}, 4))
+    sparse = SparseStepping(STE(sparsity=0.5, every=2), {"w": weight}, max_steps=10)
     seen = []
     for step in range(4):
         weight.grad = row(-4.0, 0.0, 0.0, 0.0)
-        method.before_step({"w": weight}, optimizer.state, step, 10)
+        sparse.before_step(optimizer.state, step)
         optimizer.step()
-        method.after_step({"w": weight}, step, 10)
+        sparse.after_step(step)
         seen.append(weight.tolist()[0])
     assert seen == [[0.0, -4.0, 3.0, 0.0], [9.0, -4.0, 0.0, 0.0], [13.0, -4.0, 0.0, 0.0], [17.0, -4.0, 0.0, 0.0]]
 
@@ -121,28 +106,27 @@ def test_ste_with_fewer_choices_keeps_masks_between_them() -> None:
 def test_movement_steps_worked_by_hand() -> None:
     weight = nn.Parameter(row(1.0, -2.0, 3.0, 4.0))
     optimizer = torch.optim.SGD([weight], lr=1.0)
-    method = MovementStepping(sparsity=0.5, start=0.0, end=0.0, every=1)
-    method.begin({"w": weight}, method.initial_masks({"w": weight}, 4))
+    sparse = SparseStepping(Movement(sparsity=0.5, start=0.0, end=0.0, every=1), {"w": weight}, max_steps=10)
 
     def step(number: int, *gradient: float) -> None:
         weight.grad = row(*gradient)
-        method.before_step({"w": weight}, optimizer.state, number, 10)
+        sparse.before_step(optimizer.state, number)
         optimizer.step()
-        method.after_step({"w": weight}, number, 10)
+        sparse.after_step(number)
 
     # S = -g·w = (1, 2, -3, -4): what moves to zero goes, large or not. The others are stepped.
     step(0, -1.0, 1.0, 1.0, 1.0)
-    assert torch.equal(method.memory["scores"]["w"], row(1.0, 2.0, -3.0, -4.0))
+    assert torch.equal(sparse.method.memory["scores"]["w"], row(1.0, 2.0, -3.0, -4.0))
     assert torch.equal(weight, row(2.0, -3.0, 0.0, 0.0))
-    assert torch.equal(method.memory["hidden"]["w"], row(0.0, 0.0, 3.0, 4.0))
+    assert torch.equal(sparse.method.memory["pruned_values"]["w"], row(0.0, 0.0, 3.0, 4.0))
     # S + (0, 0, 3·3, 4·0.5) = (1, 2, 6, -2): the third returns with its value and is stepped; the first goes.
     step(1, 0.0, 0.0, -3.0, -0.5)
-    assert torch.equal(method.memory["scores"]["w"], row(1.0, 2.0, 6.0, -2.0))
-    assert torch.equal(method.masks["w"], on("0110"))
+    assert torch.equal(sparse.method.memory["scores"]["w"], row(1.0, 2.0, 6.0, -2.0))
+    assert torch.equal(sparse.masks["w"], on("0110"))
     assert torch.equal(weight, row(0.0, -3.0, 6.0, 0.0))
-    assert torch.equal(method.memory["hidden"]["w"], row(2.0, 0.0, 0.0, 4.0))
+    assert torch.equal(sparse.method.memory["pruned_values"]["w"], row(2.0, 0.0, 0.0, 4.0))
     step(2, torch.inf, 0.0, 0.0, 0.0)  # not finite: no score is touched
-    assert torch.equal(method.memory["scores"]["w"], row(1.0, 2.0, 6.0, -2.0))
+    assert torch.equal(sparse.method.memory["scores"]["w"], row(1.0, 2.0, 6.0, -2.0))
 
 
 def test_movement_goes_on_choosing_after_its_ramp() -> None:
@@ -165,15 +149,25 @@ def test_settings_out_of_range_are_refused(method: type, settings: dict[str, flo
         method(**settings)
 
 
-def test_stepping_before_it_began_is_refused() -> None:
-    with pytest.raises(ValueError, match="GMPStepping has no masks yet: begin first"):
-        GMPStepping().before_step({}, {}, 0, 1)
-
-
 def test_masks_of_another_model_are_refused() -> None:
-    method = GMPStepping()
-    method.begin({"w": torch.ones(1, 4)}, MaskSet({"w": on("1110")}))
-    other = GMPStepping()
-    other.load_state_dict(method.state_dict())
+    state = SparseStepping(GMP(), {"w": torch.ones(1, 4)}, 10).state_dict()
     with pytest.raises(ValueError, match="does not fit the model: parameter is absent"):
-        other.resume({"v": torch.ones(1, 4)})
+        SparseStepping(GMP(), {"v": torch.ones(1, 4)}, 10, state=state)
+
+
+def test_masks_of_another_method_are_refused() -> None:
+    state = SparseStepping(GMP(), {"w": torch.ones(1, 4)}, 10).state_dict()
+    with pytest.raises(ValueError, match="the checkpoint's masks are those of GMP, not of SET: keep the method"):
+        SparseStepping(SET(), {"w": torch.ones(1, 4)}, 10, state=state)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_movement_scores_are_sums_in_single_precision(dtype: torch.dtype) -> None:
+    """In bf16 1 + 0.001 is 1, however often it is added."""
+    weight = nn.Parameter(torch.tensor([[1.0, 1.0]], dtype=dtype))
+    sparse = SparseStepping(Movement(sparsity=0.5, start=0.9, end=1.0), {"w": weight}, max_steps=1000)
+    for step in range(100):
+        weight.grad = torch.tensor([[-1.0 if step == 0 else -(2.0**-10), 1.0]], dtype=dtype)
+        sparse.before_step({}, step)
+    assert sparse.method.memory["scores"]["w"].dtype == torch.float32
+    assert sparse.method.memory["scores"]["w"].tolist() == [[1 + 99 * 2.0**-10, -100.0]]

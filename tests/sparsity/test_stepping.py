@@ -1,7 +1,8 @@
 """Every method with every structure and distribution under two optimizers: what must hold after every step."""
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from sparsity import GMP, SET, STE, GlobalRigL, Movement, OneShot, RigL, SparseMethod, SparseStepping, SparseTensor, Static
+from sparsity import (
+    GMP,
+    SET,
+    STE,
+    GlobalRigL,
+    Movement,
+    OneShot,
+    RigL,
+    SparseMethod,
+    SparseStepping,
+    SparseTensor,
+    Static,
+    finite_gradients,
+)
 from sparsity.structures import NM
 
 METHODS: dict[type[SparseMethod], dict[str, float]] = {
@@ -31,33 +45,26 @@ SHAPES = {"a": (8, 12), "b": (16, 8), "c": (4, 4)}
 SIZE, STEPS = 240, 10
 
 
-def stepping(method: type[SparseMethod]) -> type[SparseStepping]:
-    return type(f"{method.__name__}Stepping", (SparseStepping, method), {})
-
-
 class Run:
     """Ten steps of three matrices towards random targets; everything random follows from ``seed``."""
 
-    def __init__(self, sparse: SparseStepping, optimizer: str, seed: int) -> None:
+    def __init__(self, method: SparseMethod, optimizer: str, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
         self.weights = {name: nn.Parameter(torch.randn(shape, generator=generator)) for name, shape in SHAPES.items()}
         self.gradients = [
             {name: torch.randn(shape, generator=generator) for name, shape in SHAPES.items()} for _ in range(STEPS)
         ]
         self.optimizer = OPTIMIZERS[optimizer](list(self.weights.values()))
-        self.sparse = sparse
+        self.method = method
 
-    def begin(self) -> None:
-        self.sparse.begin(self.weights, self.sparse.initial_masks(self.weights, SIZE))
+    def begin(self, state: dict[str, Any] | None = None) -> None:
+        self.sparse = SparseStepping(self.method, self.weights, STEPS, state=state)
 
     def steps(self, first: int = 0, last: int = STEPS) -> Iterator[int]:
         for step in range(first, last):
             for name, weight in self.weights.items():
                 weight.grad = weight.detach() + self.gradients[step][name]
-            if self.sparse.before_step(self.weights, self.optimizer.state, step, STEPS):
-                self.optimizer.zero_grad()
-            self.optimizer.step()
-            self.sparse.after_step(self.weights, step, STEPS)
+            self.sparse.step(self.optimizer, step)
             yield step
 
     def moments(self, name: str) -> list[Tensor]:
@@ -65,7 +72,7 @@ class Run:
         return [value for value in state.values() if isinstance(value, Tensor) and value.shape == SHAPES[name]]
 
     def outcome(self) -> list[Tensor]:
-        memory = [tensor for tensors in self.sparse.memory.values() for tensor in tensors.values()]
+        memory = [tensor for tensors in self.method.memory.values() for tensor in tensors.values()]
         moments = [moment for name in SHAPES for moment in self.moments(name)]
         return [weight.detach() for weight in self.weights.values()] + list(self.sparse.masks.values()) + memory + moments
 
@@ -83,9 +90,9 @@ configurations = {
 }
 
 
-def configured(method: type[SparseMethod], structure: str | dict[str, str], distribution: str, seed: int) -> SparseStepping:
+def configured(method: type[SparseMethod], structure: str | dict[str, str], distribution: str, seed: int) -> SparseMethod:
     nonzeros = {"sparsity": 0.5} if structure == "2:4" else {"nonzeros": 96}
-    return stepping(method)(structure=structure, distribution=distribution, seed=seed, **nonzeros, **METHODS[method])
+    return method(structure=structure, distribution=distribution, seed=seed, **nonzeros, **METHODS[method])
 
 
 def final_nnz(structure: str | dict[str, str]) -> int:
@@ -97,31 +104,32 @@ def final_nnz(structure: str | dict[str, str]) -> int:
 def test_after_every_step_zeros_are_zeros_and_masks_have_their_structure(
     method: type[SparseMethod], structure: str | dict[str, str], distribution: str, optimizer: str, seed: int
 ) -> None:
-    sparse = configured(method, structure, distribution, seed)
-    run = Run(sparse, optimizer, seed)
+    chosen = configured(method, structure, distribution, seed)
+    run = Run(chosen, optimizer, seed)
     run.begin()
-    assert sum(sparse.nnz.values()) == final_nnz(structure)  # exact: 96 is divisible by every unit
-    pruned_gradually = isinstance(sparse, GMP | OneShot)
+    sparse = run.sparse
+    assert sum(chosen.nnz.values()) == final_nnz(structure)  # exact: 96 is divisible by every unit
+    pruned_gradually = isinstance(chosen, GMP | OneShot)
     for step in run.steps():
         total = 0
         for name, mask in sparse.masks.items():
             weight = run.weights[name].detach()
             assert not weight[~mask].any()
             assert not torch.signbit(weight[~mask]).any()
-            units = sparse.structure_of(name).active(mask)
-            assert torch.equal(sparse.structure_of(name).expand(units, mask.shape), mask)
+            units = chosen.structure_of(name).active(mask)
+            assert torch.equal(chosen.structure_of(name).expand(units, mask.shape), mask)
             assert int(units.sum(1).max() - units.sum(1).min()) <= 1 or len(units) == 1
-            if not sparse.straight_through:
+            if not isinstance(chosen, STE):
                 assert not any(moment[~mask].any() for moment in run.moments(name))
-            if not pruned_gradually and not isinstance(sparse, GlobalRigL):
-                assert int(mask.sum()) == sparse.nnz[name]
+            if not pruned_gradually and not isinstance(chosen, GlobalRigL):
+                assert int(mask.sum()) == chosen.nnz[name]
             total += int(mask.sum())
         if not pruned_gradually:
             assert total == final_nnz(structure)
         elif step >= 8:
-            assert sparse.masks.nnz() == sparse.nnz
+            assert sparse.masks.nnz() == chosen.nnz
     for name, mask in sparse.masks.items():
-        if isinstance(groups := sparse.structure_of(name), NM):
+        if isinstance(groups := chosen.structure_of(name), NM):
             assert set(groups.active(mask).sum(1).tolist()) == {groups.n}
 
 
@@ -144,50 +152,49 @@ def test_a_resumed_run_is_the_uninterrupted_run(
         for name, weight in resumed.weights.items():
             weight.copy_(weights[name])
     resumed.optimizer.load_state_dict(optimizer_state)
-    resumed.sparse.load_state_dict(sparse_state)
-    resumed.sparse.resume(resumed.weights)
+    resumed.begin(sparse_state)
     list(resumed.steps(first=5))
     list(again.steps(first=5))
     assert_equal(again.outcome(), whole.outcome())  # deterministic
     assert_equal(resumed.outcome(), whole.outcome())
     assert resumed.sparse.last_update == whole.sparse.last_update
-    assert resumed.sparse.nnz == whole.sparse.nnz
+    assert resumed.method.nnz == whole.method.nnz
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
 def test_masks_change_when_the_method_says_so_and_explored_remembers(method: type[SparseMethod]) -> None:
-    sparse = configured(method, "unstructured", "uniform", 0)
-    run = Run(sparse, "adamw", 0)
+    run = Run(configured(method, "unstructured", "uniform", 0), "adamw", 0)
     run.begin()
+    sparse = run.sparse
     before, ever, changed = dict(sparse.masks), dict(sparse.masks), []
     for step in run.steps():
         if any(not torch.equal(before[name], mask) for name, mask in sparse.masks.items()):
             changed.append(step)
         before = dict(sparse.masks)
         ever = {name: ever[name] | mask for name, mask in before.items()}
-    due = [step for step in range(STEPS) if sparse.update_due(step, STEPS)]
+    due = [step for step in range(STEPS) if run.method.update_due(step, STEPS)]
     assert set(changed) <= set(due)
     assert len(changed) >= len(due) - 2  # the first of a ramp prunes nothing, the last drop fraction moves less than one
     assert all(torch.equal(sparse.explored[name], mask) for name, mask in ever.items())
 
 
 def test_a_gradient_that_is_not_finite_skips_a_drop_and_grow_update() -> None:
-    sparse = configured(RigL, "unstructured", "uniform", 0)
-    run = Run(sparse, "adamw", 0)
+    run = Run(configured(RigL, "unstructured", "uniform", 0), "adamw", 0)
     run.begin()
-    masks = dict(sparse.masks)
+    masks = dict(run.sparse.masks)
     run.gradients[2]["a"][0, 0] = torch.nan
     with pytest.warns(UserWarning, match="step 2: a gradient is not finite; the mask update is skipped"):
         list(run.steps(last=3))
-    assert all(torch.equal(masks[name], mask) for name, mask in sparse.masks.items())
+    assert all(torch.equal(masks[name], mask) for name, mask in run.sparse.masks.items())
 
 
 class Smoothed(RigL):
     """Grows where the gradient has been large: one step that is not finite would stay in the average for ever."""
 
-    def observe(self, tensor: SparseTensor, step: int, max_steps: int) -> None:
-        average = self.memory.setdefault("average", {}).setdefault(tensor.name, torch.zeros_like(tensor.weight))
-        average.lerp_(tensor.gradient, 0.5)
+    def on_step(self, tensors: Sequence[SparseTensor], step: int, max_steps: int) -> None:
+        averages = self.memory.setdefault("average", {})
+        for tensor, gradient in finite_gradients(tensors):
+            averages.setdefault(tensor.name, torch.zeros_like(gradient)).lerp_(gradient, 0.5)
 
     def grow_scores(self, tensor: SparseTensor) -> Tensor:
         return tensor.units(self.memory["average"][tensor.name].abs())
@@ -195,9 +202,9 @@ class Smoothed(RigL):
 
 @pytest.mark.parametrize("structure", ["unstructured", "rows", "2:4", "4x4"])
 def test_a_method_with_a_memory_is_not_shown_a_gradient_that_is_not_finite(structure: str) -> None:
-    sparse = stepping(Smoothed)(structure=structure, sparsity=0.5, every=2, stop=1.0, drop_fraction=0.7)
-    run = Run(sparse, "sgd", 0)
+    run = Run(Smoothed(structure=structure, sparsity=0.5, every=2, stop=1.0, drop_fraction=0.7), "sgd", 0)
     run.begin()
+    sparse = run.sparse
     start, before = sparse.masks.nnz(), dict(sparse.masks)
     for step in range(STEPS):
         for name, weight in run.weights.items():
@@ -205,8 +212,8 @@ def test_a_method_with_a_memory_is_not_shown_a_gradient_that_is_not_finite(struc
         overflow = step == 1
         if overflow:
             run.weights["a"].grad[::2] = torch.nan
-        if not sparse.before_step(run.weights, run.optimizer.state, step, STEPS) and not overflow:  # loss scaling skips it
+        if not sparse.before_step(run.optimizer.state, step) and not overflow:  # loss scaling skips it
             run.optimizer.step()
     assert any(not torch.equal(before[name], mask) for name, mask in sparse.masks.items())
     assert sparse.masks.nnz() == start
-    assert all(bool(average.isfinite().all()) for average in sparse.memory["average"].values())
+    assert all(bool(average.isfinite().all()) for average in run.method.memory["average"].values())

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from kernels import kernels_given_back, take_out
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -62,21 +63,12 @@ def test_scaled_sums_and_matrix_addends_are_left_to_torch(
 
 @pytest.fixture
 def onednn(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """oneDNN in force for products of any size; afterwards what was before."""
+    """oneDNN in force for products of any size."""
     monkeypatch.setattr(cpu, "ONEDNN_PRODUCTS", 1)
     monkeypatch.setenv(cpu.SWITCH, "1")
-    before = cpu._kernels
-    assert cpu.multiply_with_onednn()
-    yield
-    if before is None:
-        take_out()
-
-
-def take_out() -> None:
-    """Give torch its own kernels back, which no command needs."""
-    if cpu._kernels is not None:
-        cpu._kernels._destroy()
-    cpu._kernels = None
+    with kernels_given_back():
+        assert cpu.multiply_with_onednn()
+        yield
 
 
 @pytest.fixture

@@ -63,8 +63,8 @@ def compare_latency(dense: "PreTrainedModel", batch: int, length: int, rounds: i
         length: tokens a sequence; they are drawn at random.
         rounds: how often each model is timed.
     """
-    start = time.perf_counter()
     sparse = copy.deepcopy(dense)
+    start = time.perf_counter()
     choices = sparsify_linears_(sparse, tokens=batch * length)
     choosing = time.perf_counter() - start
     tokens = torch.randint(dense.config.vocab_size, (batch, length), generator=torch.Generator().manual_seed(0))

@@ -257,6 +257,17 @@ def test_a_traced_function_calls_the_same_operators() -> None:
     close(traced(left, right), left.double() @ right.double() + 1)
 
 
+@pytest.mark.usefixtures("onednn")
+def test_a_compiled_layer_and_its_backward_pass(counted: list[int]) -> None:
+    left, right = matrices()
+    right.requires_grad_()
+    compiled = torch.compile(lambda one, other: (one @ other).square().sum(), backend="aot_eager", dynamic=False)
+    compiled(left, right).backward()
+    exact = left.double() @ right.detach().double()
+    torch.testing.assert_close(right.grad.double(), 2 * left.double().t() @ exact, rtol=1e-5, atol=1e-2)
+    assert len(counted) == 2
+
+
 def in_a_process(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """The script in an interpreter of its own, with nothing of this one's but the folder, and warnings as errors."""
     command = [sys.executable, "-W", "error::UserWarning", "-c", script]

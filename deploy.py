@@ -1,20 +1,19 @@
 """What a finished model is good for: ``python deploy.py pack EXPORT FILE``, ``unpack FILE DIRECTORY``, ``latency EXPORT``.
 
-``pack`` compresses an exported model into one file, ``unpack`` gives the directory back, bit for bit. ``latency`` times the
-model as it is and with the linear layers sparse that are faster so on this machine.
+``pack`` compresses an exported model into one file, ``unpack`` gives the directory back, bit for bit, or says that the file is
+damaged. ``latency`` times the model as it is and with the linear layers sparse that are faster so on this machine.
 """
 
 import argparse
-import statistics
 import sys
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
 
-from arguments import OneLineParser
-from deployment import WEIGHTS_FILE, interleaved_seconds, pack, sparsify_linears_, unpack
+from arguments import OneLineParser, one_line_errors
+from cpu import multiply_with_onednn
+from deployment import WEIGHTS_FILE, compare_latency, load_model, pack, unpack
 
 
 def pack_command(options: argparse.Namespace) -> None:
@@ -28,44 +27,29 @@ def pack_command(options: argparse.Namespace) -> None:
 
 def unpack_command(options: argparse.Namespace) -> None:
     """Decompress and say where."""
-    unpack(options.file, options.directory)
+    if not unpack(options.file, options.directory):
+        print(f"{options.file} has no checksum, as it is of version 1 of the format: pack the model again", file=sys.stderr)
     print(f"{options.directory}: an ordinary Hugging Face model")
 
 
-def load(export: Path) -> nn.Module:
-    """The exported model, as the class it was saved from."""
-    import transformers  # two seconds, for this command alone
-
-    transformers.utils.logging.disable_progress_bar()
-    config = transformers.AutoConfig.from_pretrained(export)
-    model_class = getattr(transformers, (config.architectures or ["AutoModel"])[0], transformers.AutoModel)
-    return model_class.from_pretrained(export, dtype=torch.float32).eval()
-
-
 def latency_command(options: argparse.Namespace) -> None:
-    """Time both models in turn and compare what they compute."""
-    from lightning_modules.encoders import check_fit  # for this command alone, like transformers
-
+    """Time both models in turn and print how they compare."""
     threads = torch.get_num_threads() if options.threads is None else options.threads
     if min(options.batch, options.length, options.repetitions, threads) < 1:
         raise ValueError("batch, length, repetitions and threads must be at least 1")
+    from lightning_modules import check_fit  # seconds, for this command alone
+
     torch.set_num_threads(threads)
-    dense, sparse = load(options.export), load(options.export)
-    check_fit(dense.config, str(options.export), tokens=0, length=options.length)
-    choices = sparsify_linears_(sparse, tokens=options.batch * options.length)
-    tokens = torch.randint(dense.config.vocab_size, (options.batch, options.length))
-    models = {"dense": dense, "sparse": sparse}
-    with torch.inference_mode():
-        outputs = {name: model(input_ids=tokens)[0] for name, model in models.items()}
-        calls = {name: lambda model=model: model(input_ids=tokens) for name, model in models.items()}
-        seconds = interleaved_seconds(calls, options.repetitions)
-    milliseconds = {name: statistics.median(times) * 1e3 for name, times in seconds.items()}
-    ratio = statistics.median(one / other for one, other in zip(*seconds.values(), strict=True))
-    used = sum(choice.is_sparse for choice in choices.values())
-    print(f"{used} of {len(choices)} linear layers are sparse; {torch.get_num_threads()} threads")
+    multiply_with_onednn()
+    model = load_model(options.export)
+    check_fit(model.config, str(options.export), tokens=0, length=options.length)
+    found = compare_latency(model, options.batch, options.length, options.repetitions)
+    print(f"{found.sparse_layers} of {found.linear_layers} linear layers are sparse; {threads} threads")
     print(f"{options.batch} × {options.length} tokens, median of {options.repetitions}, interleaved:")
-    print(f"dense {milliseconds['dense']:.1f} ms, sparse {milliseconds['sparse']:.1f} ms, {ratio:.2f} times as fast")
-    print(f"largest difference of the outputs: {(outputs['dense'] - outputs['sparse']).abs().max():.1e}")
+    print(
+        f"dense {found.dense_ms:.1f} ms ({found.library}), sparse {found.sparse_ms:.1f} ms, {found.speedup:.2f} times as fast"
+    )
+    print(f"largest difference of the outputs: {found.difference:.1e}")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -91,8 +75,11 @@ def main(arguments: list[str] | None = None) -> None:
     options.run(options)
 
 
+def run(arguments: list[str] | None = None) -> None:
+    """:func:`main`; the user's mistakes end with one line."""
+    with one_line_errors(SafetensorError):  # of a broken file that transformers reads
+        main(arguments)
+
+
 if __name__ == "__main__":
-    try:
-        main()
-    except (OSError, ValueError, SafetensorError) as error:
-        sys.exit(f"error: {' '.join(str(error).split())}")
+    run()

@@ -1,10 +1,10 @@
 """How small a sparse BERT-base is in a compressed file: ``python benchmarks/compressed_size.py``.
 
 Random masks over all matrices at each sparsity, embeddings included, LayerNorms and biases dense; fp32. Sizes are of files on
-the disk, tokenizer-free; times are of one pack and one unpack. The unpacked weights are compared bit for bit.
+the disk, tokenizer-free; times are of one pack and one unpack. The unpacked weights are compared bit for bit. Both hash
+all bytes for the file's checksum.
 """
 
-import argparse
 import sys
 import tempfile
 import time
@@ -18,7 +18,8 @@ from transformers import BertConfig, BertForMaskedLM
 from transformers.utils import logging
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from deployment.compressed import WEIGHTS_FILE, pack, unpack
+from arguments import OneLineParser, one_line_errors
+from deployment import WEIGHTS_FILE, pack, unpack
 from sparsity import MaskSet, save_masks
 
 
@@ -35,7 +36,7 @@ def export_sparse_bert(directory: Path, sparsity: float) -> None:
 
 def main() -> None:
     """Print a row a sparsity."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = OneLineParser(description=__doc__)
     parser.add_argument("--sparsity", type=float, nargs="+", default=[0.5, 0.8, 0.9, 0.95])
     logging.disable_progress_bar()
     table = Table("sparsity", "dense MB", "compressed MB", "share", "pack s", "unpack s")
@@ -60,4 +61,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -1,21 +1,20 @@
 """Dense and sparse inference of BERT-base, interleaved: ``python benchmarks/sparse_latency.py``.
 
 Random masks over all matrices of the encoder at each sparsity. For each the same model runs as it is and with the layers
-sparse that are faster so, in turn; the speedup is the median over the rounds, and that of the best times.
+sparse that are faster so, in turn; the speedup is the median over the rounds, and that of the best times. The dense model has
+the fastest matrix products there are (``TRIFECTA_ONEDNN`` chooses others).
 """
 
-import argparse
-import copy
-import statistics
 import sys
-import time
 from pathlib import Path
 
 import torch
 from transformers import BertConfig, BertModel
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from deployment.inference import interleaved_seconds, sparsify_linears_
+from arguments import OneLineParser, one_line_errors
+from cpu import matmul_library, multiply_with_onednn
+from deployment import compare_latency
 
 COLUMNS = ("sparsity", "sparse layers", "dense ms", "sparse ms", "speedup", "of best times", "difference", "loading s")
 
@@ -31,32 +30,24 @@ def sparse_bert(sparsity: float) -> BertModel:
     return model
 
 
-@torch.inference_mode()
 def row(sparsity: float, batch: int, length: int, rounds: int) -> list[str]:
     """One row of the table."""
-    dense = sparse_bert(sparsity)
-    sparse = copy.deepcopy(dense)
-    start = time.perf_counter()
-    choices = sparsify_linears_(sparse, tokens=batch * length)
-    loading = time.perf_counter() - start
-    tokens = torch.randint(dense.config.vocab_size, (batch, length))
-    difference = (dense(tokens)[0] - sparse(tokens)[0]).abs().max()
-    seconds = interleaved_seconds({"dense": lambda: dense(tokens), "sparse": lambda: sparse(tokens)}, rounds)
-    ratios = [one / other for one, other in zip(*seconds.values(), strict=True)]
+    found = compare_latency(sparse_bert(sparsity), batch, length, rounds)
     return [
         f"{sparsity:g}",
-        f"{sum(choice.is_sparse for choice in choices.values())} of {len(choices)}",
-        *(f"{statistics.median(times) * 1e3:.1f}" for times in seconds.values()),
-        f"{statistics.median(ratios):.2f}",
-        f"{min(seconds['dense']) / min(seconds['sparse']):.2f}",
-        f"{difference:.0e}",
-        f"{loading:.1f}",
+        f"{found.sparse_layers} of {found.linear_layers}",
+        f"{found.dense_ms:.1f}",
+        f"{found.sparse_ms:.1f}",
+        f"{found.speedup:.2f}",
+        f"{found.best_speedup:.2f}",
+        f"{found.difference:.0e}",
+        f"{found.choosing_s:.1f}",
     ]
 
 
 def main() -> None:
     """Print a row a sparsity."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = OneLineParser(description=__doc__)
     parser.add_argument("--sparsity", type=float, nargs="+", default=[0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99])
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--length", type=int, default=128)
@@ -64,7 +55,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    print(f"BERT-base, {options.batch} × {options.length} tokens, {options.threads} threads, torch {torch.__version__}")
+    multiply_with_onednn()
+    print(
+        f"BERT-base, {options.batch} × {options.length} tokens, {options.threads} threads, torch {torch.__version__}, "
+        f"dense products by {matmul_library()}"
+    )
     print("".join(f"{title:>14}" for title in COLUMNS))
     for sparsity in options.sparsity:
         cells = row(sparsity, options.batch, options.length, options.rounds)
@@ -72,4 +67,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

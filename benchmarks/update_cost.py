@@ -18,8 +18,8 @@ from transformers import BertConfig, BertForMaskedLM
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from callbacks import SET, STE, GlobalRigL, RigL
 from callbacks.sparse_training import SparseTraining
+from cpu import keep_freed_memory, matmul_library, multiply_with_onednn
 from objectives.masked_lm import masked_lm_logits, masked_lm_loss
-from train import keep_freed_memory
 
 METHODS: dict[str, Callable[[], SparseTraining]] = {
     "RigL": lambda: RigL(every=1, stop=1.0),
@@ -77,7 +77,10 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=["RigL", "GlobalRigL"])
     options = parser.parse_args()
     keep_freed_memory()
-    print(f"{torch.get_num_threads()} threads; median seconds by the clock and of the processor")
+    multiply_with_onednn()
+    print(
+        f"{torch.get_num_threads()} threads; products by {matmul_library()}; median seconds by the clock and of the processor"
+    )
     for name in options.methods:
         torch.manual_seed(0)
         steps, updates = measure(BertForMaskedLM(BertConfig()), METHODS[name](), options.batch_size, options.rounds)

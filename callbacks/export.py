@@ -1,22 +1,52 @@
 """Exports: the model as an ordinary Hugging Face directory, with its tokenizer and its masks."""
 
+import contextlib
 import dataclasses
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_warn
+from transformers import PreTrainedModel
 
 from callbacks.sparse_training import sparse_training, total_steps
 from internals import is_accumulating
-from sparsity import SparseStepping, save_masks
+from sparsity import SparseStepping, apply_umask, save_masks
+
+
+def recover(final: Path) -> None:
+    """Finish or undo a replacement of ``final`` (:func:`replacing`) that was cut off; what is named ``final`` is whole then."""
+    partial, replaced = (final.with_name(f".{final.name}.{state}") for state in ("partial", "replaced"))
+    shutil.rmtree(partial, ignore_errors=True)
+    if replaced.exists():
+        replaced.rename(partial if final.exists() else final)  # so that only what is called partial ever misses a file
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def replacing(final: Path) -> Iterator[Path]:
+    """A place beside ``final`` for a directory that takes its place at the end; a directory named ``final`` is always whole.
+
+    If the process dies between the two renames, there is none of that name until :func:`recover` brings the old one back.
+    """
+    recover(final)
+    partial = final.with_name(f".{final.name}.partial")
+    yield partial
+    apply_umask(partial)
+    if final.exists():
+        final.rename(final.with_name(f".{final.name}.replaced"))
+    partial.rename(final)
+    recover(final)
 
 
 class ExportPretrained(Callback):
     """Writes ``export/`` when the fit has ended, and named directories beside it at chosen steps.
 
-    A directory is written beside its place and renamed, so that one that exists is whole.
+    The weights keep the type that they were trained in. A directory is written beside its place and renamed, so that one that
+    exists is whole; what a run that died has left is put in order when the next one starts.
 
     Args:
         directory: where ``export`` goes; null for the run's own directory.
@@ -29,11 +59,13 @@ class ExportPretrained(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        self.root = Path(self.directory or trainer.log_dir or trainer.default_root_dir)
-        if trainer.is_global_zero and not trainer.fast_dev_run:
+        self.root = Path(self.directory or trainer.default_root_dir)
+        if writes(trainer):
             try:
                 self.root.mkdir(parents=True, exist_ok=True)
                 tempfile.TemporaryFile(dir=self.root).close()
+                for name in ("export", *self.at_steps.values()):
+                    recover(self.root / name)
             except OSError as error:
                 raise ValueError(f"export directory {self.root} is not writable: {error.strerror}") from error
 
@@ -55,21 +87,20 @@ class ExportPretrained(Callback):
 
     def export(self, trainer: Trainer, pl_module: LightningModule, name: str) -> None:
         """Write the model as it is now to ``root / name``."""
-        if not trainer.is_global_zero or trainer.fast_dev_run:
+        if not writes(trainer):
             return
-        final, partial = self.root / name, self.root / f".{name}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        pl_module.model.save_pretrained(partial)
-        trainer.datamodule.tokenizer.save_pretrained(partial)
-        if (sparse := sparse_training(trainer)) is not None:
-            parameters = dict(pl_module.model.named_parameters())
-            save_masks(partial, sparse.masks, parameters, made_by(sparse, trainer.global_step))
-        replaced = self.root / f".{name}.replaced"
-        shutil.rmtree(replaced, ignore_errors=True)
-        if final.exists():
-            final.rename(replaced)
-        partial.rename(final)
-        shutil.rmtree(replaced, ignore_errors=True)
+        model, sparse = cast(PreTrainedModel, pl_module.model), sparse_training(trainer)
+        with replacing(self.root / name) as directory:
+            model.save_pretrained(directory)
+            trainer.datamodule.tokenizer.save_pretrained(directory)  # type: ignore[attr-defined]
+            if sparse is not None:
+                parameters = dict(model.named_parameters())
+                save_masks(directory, sparse.masks, parameters, made_by(sparse, trainer.global_step))
+
+
+def writes(trainer: Trainer) -> bool:
+    """Whether this process is the one that writes files, in a run that leaves some."""
+    return trainer.is_global_zero and not trainer.fast_dev_run  # type: ignore[attr-defined]
 
 
 def made_by(sparse: SparseStepping, step: int) -> dict[str, object]:

@@ -10,7 +10,8 @@ A safetensors file, so that reading it runs no code. Its tensors are
 ``files/FILE``        uint8: a small file of the model's directory (config, tokenizer)
 ====================  ==================================================================================================
 
-and its metadata hold what the dense file's did, the shapes, and which tensors have a mask. A weight of a masked tensor is
+and its metadata hold what the dense file's did, the shapes, which tensors have a mask, and a SHA-256 over all that, and names,
+types, shapes and bytes of the tensors: a file with a bit that changed is refused. A weight of a masked tensor is
 stored where its mask is on, 0.0 or not; any other weight where it is neither 0.0 nor -0.0, which is what a negative weight times
 a mask leaves. All that is done on the bits of the numbers, so that everything comes back bit for bit, NaN included. At fp32 the
 size is density + 1/32 of the dense one, or + 2/32 with negative zeros.
@@ -30,11 +31,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sparsity import MASKS_FILE, load_masks, pack_bits, read_safetensors, unpack_bits
+from sparsity import MASKS_FILE, apply_umask, load_masks, pack_bits, read_safetensors, sha256, unpack_bits
 
 WEIGHTS_FILE = "model.safetensors"
 FORMAT = "trifecta.compressed"  # the key of our entry in the metadata
-VERSION = 1
+VERSION = 2  # of which version 1 has no checksum
 CARRIED = (".json", ".txt", ".model", ".md", ".jinja")  # what a model's directory may hold besides; nothing that can run
 PARTS = ("bits", "values", "negative")
 _INTEGER = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
@@ -49,12 +50,14 @@ class CompressedModel:
         masks: bits of the tensors that have a mask, as ``sparsity_masks.safetensors`` has them.
         files: name → bytes (uint8) of the small files.
         metadata: that of the dense ``model.safetensors``.
+        checked: whether a checksum vouches for all that; the first version of the format had none.
     """
 
     tensors: dict[str, Tensor]
     masks: dict[str, Tensor]
     files: dict[str, Tensor]
     metadata: dict[str, str]
+    checked: bool
 
 
 def encode(tensor: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
@@ -116,7 +119,13 @@ def written_beside(final: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix=f".{final.name}.", dir=final.parent) as directory:
         partial = Path(directory, final.name)
         yield partial
+        apply_umask(partial)
         partial.replace(final)
+
+
+def checksum(header: Mapping[str, Any], stored: Mapping[str, Tensor]) -> str:
+    """SHA-256 of all that a file holds, but for the checksum itself."""
+    return sha256(stored, json.dumps({key: header[key] for key in header if key != "sha256"}, sort_keys=True))
 
 
 def pack(directory: Path, file: Path) -> list[str]:
@@ -153,7 +162,7 @@ def pack(directory: Path, file: Path) -> list[str]:
             left_out.append(path.name)
     header = {"version": VERSION, "shapes": shapes, "masked": [*masks], "metadata": metadata}
     with written_beside(file) as partial:
-        save_file(stored, partial, {FORMAT: json.dumps(header)})
+        save_file(stored, partial, {FORMAT: json.dumps(header | {"sha256": checksum(header, stored)})})
     return left_out
 
 
@@ -170,8 +179,8 @@ def read_header(metadata: Mapping[str, str]) -> dict[str, Any]:
         strings = [*masked, *dense.values()]
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise ValueError(f"not a compressed model, or of a broken one: no readable {FORMAT!r} in its metadata") from error
-    if version != VERSION:
-        raise ValueError(f"version {version!r} of the format; this release reads version {VERSION}")
+    if version not in (1, VERSION):
+        raise ValueError(f"version {version!r} of the format; this release reads versions 1 and {VERSION}")
     if any("/" in name or name == "__metadata__" for name in shapes):
         raise ValueError("a name in its metadata is not one of a tensor")
     if not all(type(size) is int and size > 0 for size in sizes) or any(len(shape) > 64 for shape in shapes.values()):
@@ -190,6 +199,11 @@ def read_compressed(file: Path) -> CompressedModel:
     stored, metadata = read_safetensors(file)
     try:
         header = read_header(metadata)
+        checked = header["version"] > 1 or "sha256" in header
+        if checked and header.get("sha256") != checksum(header, stored):
+            raise ValueError(
+                "damaged: its content does not have the checksum that was packed with it; copy it again, or pack the model again"
+            )
         tensors: dict[str, Tensor] = {}
         masks: dict[str, Tensor] = {}
         for name, shape in header["shapes"].items():
@@ -209,11 +223,14 @@ def read_compressed(file: Path) -> CompressedModel:
             raise ValueError(f"tensor {unexpected[0]} is none that was packed")
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
-    return CompressedModel(tensors | stored, masks, files, header["metadata"])
+    return CompressedModel(tensors | stored, masks, files, header["metadata"], checked)
 
 
-def unpack(file: Path, directory: Path) -> None:
+def unpack(file: Path, directory: Path) -> bool:
     """Write the model in ``file`` as the ordinary directory that it was: weights, masks, config and tokenizer.
+
+    Returns:
+        Whether the file has a checksum, so that damage would have been noticed: false for version 1 of the format.
 
     Raises:
         ValueError: ``directory`` holds something already, or the file is broken.
@@ -228,3 +245,4 @@ def unpack(file: Path, directory: Path) -> None:
             save_file(model.masks, partial / MASKS_FILE)
         for name, content in model.files.items():
             (partial / name).write_bytes(content.numpy().tobytes())
+    return model.checked

@@ -122,7 +122,8 @@ def measured_speedup(
 
     The best of many rounds is the time of an undisturbed machine. On a busy one threads wait for each other in every round;
     where that makes them slower than a single thread, the times of a single thread count. Each round takes the next layer, so
-    that weights come from the memory, as they do in a model.
+    that weights come from the memory, as they do in a model. Dense layers are timed with the matrix products that this process
+    has (``cpu.multiply_with_onednn``), as they will run.
     """
     weight = pairs[0][0].weight
     activations = torch.randn(tokens, weight.shape[1], dtype=weight.dtype, generator=torch.Generator().manual_seed(0))
@@ -159,7 +160,8 @@ def sparsify_linears_(model: nn.Module, tokens: int = 128) -> dict[str, LayerCho
     Args:
         model: any module, float32 on the CPU, with exact zeros. Only layers that are ``nn.Linear`` itself are considered:
             a subclass may do something else with its weight.
-        tokens: batch size times sequence length that the model will run with, for which the layers are timed.
+        tokens: batch size times sequence length that the model will run with, for which the layers are timed. Whatever else
+            decides on speed (threads, ``cpu.multiply_with_onednn``) is to be as it will be then.
 
     Returns:
         Name of every linear layer → what became of it.

@@ -2,7 +2,7 @@
 
 from sparsity import criteria, methods, schedules, statistics
 from sparsity.distributions import erdos_renyi, nonzero_budget, uniform
-from sparsity.files import MASKS_FILE, REPORT_FILE, load_masks, read_safetensors, save_masks
+from sparsity.files import MASKS_FILE, REPORT_FILE, apply_umask, load_masks, read_safetensors, save_masks, sha256
 from sparsity.masks import MaskSet, pack_bits, top_k_mask, unpack_bits, zero_optimizer_state_
 from sparsity.methods import (
     GMP,
@@ -37,6 +37,7 @@ __all__ = [
     "SparseTensor",
     "Static",
     "Structure",
+    "apply_umask",
     "criteria",
     "drop_and_grow",
     "erdos_renyi",
@@ -49,6 +50,7 @@ __all__ = [
     "read_safetensors",
     "save_masks",
     "schedules",
+    "sha256",
     "statistics",
     "top_k_mask",
     "uniform",

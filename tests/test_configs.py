@@ -135,7 +135,7 @@ def test_experiment_runs_at_tiny_size_on_local_text(
         model = trainer.lightning_module.model
         zeros = sum(int((model.get_parameter(name) == 0).sum()) for name in sparse.masks)
         size = sum(mask.numel() for mask in sparse.masks.values())
-        in_scope = size if sparse.scope == "tensors" else model.num_parameters()
+        in_scope = size if sparse.method.scope == "tensors" else model.num_parameters()
         wanted = model.num_parameters() - sparse.nonzeros if sparse.nonzeros else round(sparse.sparsity * in_scope)
         assert zeros >= wanted == size - sum(sparse.masks.nnz().values())
 

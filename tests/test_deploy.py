@@ -1,19 +1,24 @@
 """Real Hugging Face models through save_pretrained, pack, unpack and from_pretrained; sparse and dense outputs; the commands."""
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoModelForMaskedLM, PreTrainedModel
 from transformers.models.auto.configuration_auto import AutoConfig
 
+import cpu
 import deploy
 from deployment import inference
-from deployment.compressed import WEIGHTS_FILE
+from deployment.compressed import FORMAT, WEIGHTS_FILE
 from deployment.inference import SparseLinear, sparsify_linears_
+from kernels import kernels_given_back
 from sparsity import MaskSet, load_masks, save_masks
 from sparsity.files import read_safetensors
 
@@ -121,6 +126,7 @@ def test_the_latency_command_compares_both(exported: Path, capsys: pytest.Captur
     printed = capsys.readouterr().out
     assert "of 14 linear layers are sparse; 1 threads" in printed
     assert "2 × 16 tokens" in printed
+    assert f"ms ({cpu.matmul_library()}), sparse " in printed
     assert "times as fast" in printed
     assert float(printed.split("outputs: ")[1]) < 1e-4
 
@@ -149,11 +155,66 @@ def test_sizes_that_cannot_be_timed_are_refused(exported: Path, options: list[st
         deploy.main(["latency", str(exported), *options])
 
 
-def test_errors_are_one_line(tmp_path: Path) -> None:
+MISTAKES = {
+    "no safetensors": ("unpack", "file", "copy"),
+    "no model": ("pack", ".", "out"),
+    "no file": ("unpack", "missing", "copy"),
+    "too few arguments": ("pack", "."),
+    "no command": (),
+    "broken weights": ("latency", "broken"),
+    "no config": ("latency", "."),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_errors_are_one_line(case: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"no safetensors at all")
-    for arguments in (("unpack", "file", "copy"), ("pack", ".", "out"), ("unpack", "missing", "copy"), ("pack", "."), ()):
-        script = [sys.executable, deploy.__file__, *arguments]
-        run = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert run.returncode == 1
-        assert run.stderr.startswith("error: ")
-        assert run.stderr.count("\n") == 1
+    AutoConfig.for_model("bert", **COMMON, **FAMILIES["bert"]).save_pretrained(tmp_path / "broken")
+    (tmp_path / "broken" / WEIGHTS_FILE).write_bytes(b"half a model")
+    run = command(tmp_path, *MISTAKES[case])
+    assert run.returncode == 1
+    assert run.stdout == ""
+    assert run.stderr.startswith("error: ")
+    assert run.stderr.count("\n") == 1
+
+
+def command(directory: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """``deploy.py`` with those arguments, run in ``directory``."""
+    script = [sys.executable, deploy.__file__, *arguments]
+    environment = dict(os.environ) | {cpu.SWITCH: "0"} | environment
+    return subprocess.run(script, cwd=directory, capture_output=True, text=True, check=False, env=environment)
+
+
+def test_a_traceback_on_demand(tmp_path: Path) -> None:
+    run = command(tmp_path, "pack", ".", "out", TRIFECTA_TRACEBACK="1")
+    assert run.returncode == 1
+    assert run.stderr.startswith("Traceback")
+    assert run.stderr.rstrip().endswith("as one file")
+
+
+@pytest.mark.parametrize("exported", ["bert"], indirect=True)
+def test_an_older_packed_file_is_said_to_have_no_checksum(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deploy.main(["pack", str(exported), str(tmp_path / "packed")])
+    deploy.main(["unpack", str(tmp_path / "packed"), str(tmp_path / "copy")])
+    assert capsys.readouterr().err == ""
+    stored, metadata = read_safetensors(tmp_path / "packed")
+    header = json.loads(metadata[FORMAT]) | {"version": 1}
+    del header["sha256"]
+    save_file(stored, tmp_path / "packed", {FORMAT: json.dumps(header)})
+    deploy.main(["unpack", str(tmp_path / "packed"), str(tmp_path / "other")])
+    line = f"{tmp_path / 'packed'} has no checksum, as it is of version 1 of the format: pack the model again\n"
+    assert capsys.readouterr().err == line
+    assert load_masks(tmp_path / "other") is not None
+
+
+@pytest.mark.parametrize("exported", ["bert"], indirect=True)
+@pytest.mark.parametrize(("switch", "library"), [("1", "oneDNN"), ("0", "MKL")])
+def test_the_latency_command_has_the_products_that_are_asked_for(
+    exported: Path, switch: str, library: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(cpu.SWITCH, switch)
+    with kernels_given_back():
+        deploy.main(["latency", str(exported), "--length", "16", "--repetitions", "1", "--threads", "1"])
+    assert f"ms ({library}), sparse" in capsys.readouterr().out

@@ -2,6 +2,9 @@
 
 import json
 import logging
+import os
+import shutil
+import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.loggers import CSVLogger
+from safetensors.torch import load_file
+from torch import Tensor
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from callbacks import ExportPretrained, RigL, RunSummary
@@ -146,6 +152,132 @@ def test_an_export_replaces_the_one_before_as_a_whole(tmp_path: Path, text_data:
     fit(tmp_path, text_data(), [RigL(), ExportPretrained()], max_steps=1)
     fit(tmp_path, text_data(), [ExportPretrained()], max_steps=1)
     assert load_masks(tmp_path / "export") is None
+
+
+class Killed(BaseException):
+    """The process ends here; nothing of this project catches it."""
+
+
+def zeroed(module: LightningModule) -> None:
+    """Another model than the one before, to be told from it."""
+    with torch.no_grad():
+        module.model.get_input_embeddings().weight.zero_()
+
+
+def is_zeroed(export: Path) -> bool:
+    """Which of both models an export holds; whole, with masks and tokenizer."""
+    model = AutoModelForMaskedLM.from_pretrained(export)
+    AutoTokenizer.from_pretrained(export)
+    assert load_masks(export) is not None
+    return not model.get_input_embeddings().weight.any()
+
+
+@pytest.mark.parametrize("moment", range(8))
+def test_a_death_at_any_moment_leaves_a_whole_export_after_the_next_start(
+    tmp_path: Path, text_data: Data, monkeypatch: pytest.MonkeyPatch, moment: int
+) -> None:
+    """The old model or the new one: before, in the middle of and after each change to the file system."""
+    export = ExportPretrained()
+    trainer = fit(tmp_path, text_data(), [RigL(), export], max_steps=1)
+    zeroed(trainer.lightning_module)
+    done: list[str] = []
+
+    def dying(change: Callable[..., object], halfway: Callable[..., object]) -> Callable[..., object]:
+        def wrapped(*arguments: object, **options: object) -> object:
+            if len(done) == moment:
+                halfway(arguments[0])
+                raise Killed
+            done.append(change.__name__)
+            return change(*arguments, **options)
+
+        return wrapped
+
+    def remove_half(directory: Path) -> None:
+        for file in list(Path(directory).glob("model*")):
+            file.unlink()
+
+    def nothing(_: object) -> None:
+        pass
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", dying(Path.rename, nothing))
+        patch.setattr(shutil, "rmtree", dying(shutil.rmtree, remove_half))
+        patch.setattr(
+            type(trainer.datamodule.tokenizer),
+            "save_pretrained",
+            dying(type(trainer.datamodule.tokenizer).save_pretrained, nothing),
+        )
+        try:
+            export.export(trainer, trainer.lightning_module, "export")
+        except Killed:
+            died = True
+        else:
+            died = False
+    ExportPretrained().setup(trainer, trainer.lightning_module, "fit")
+    assert is_zeroed(tmp_path / "export") == (done.count("rename") >= 2), done
+    assert [path.name for path in tmp_path.iterdir()] == ["export"]
+    assert died == (moment < 7)
+    export.export(trainer, trainer.lightning_module, "export")
+    assert is_zeroed(tmp_path / "export")
+    assert [path.name for path in tmp_path.iterdir()] == ["export"]
+
+
+def test_a_start_brings_the_export_back_that_was_set_aside(tmp_path: Path, text_data: Data) -> None:
+    """Also one of a chosen step, below a directory of its own."""
+    exports = tmp_path / "exports"
+    fit(tmp_path, text_data(), [RigL(), ExportPretrained(str(exports), at_steps={1: "early"})], max_steps=1)
+    for name in ("export", "early"):
+        (exports / name).rename(exports / f".{name}.replaced")
+    fit(tmp_path, text_data(), [ExportPretrained(str(exports), at_steps={1: "early"})], max_steps=1, fast_dev_run=True)
+    assert sorted(path.name for path in exports.iterdir()) == [".early.replaced", ".export.replaced"]
+    trainer = fit(tmp_path / "other", text_data(), [], max_steps=1)
+    ExportPretrained(str(exports), at_steps={1: "early"}).setup(trainer, trainer.lightning_module, "validate")
+    assert sorted(path.name for path in exports.iterdir()) == [".early.replaced", ".export.replaced"]
+    ExportPretrained(str(exports), at_steps={1: "early"}).setup(trainer, trainer.lightning_module, "fit")
+    assert sorted(path.name for path in exports.iterdir()) == ["early", "export"]
+    assert load_masks(exports / "early") is not None
+
+
+@pytest.mark.parametrize(("umask", "file_mode", "directory_mode"), [(0o022, 0o644, 0o755), (0o027, 0o640, 0o750)])
+def test_an_export_has_the_modes_that_the_umask_gives(
+    tmp_path: Path, text_data: Data, umask: int, file_mode: int, directory_mode: int
+) -> None:
+    data = text_data()
+    before = os.umask(umask)
+    try:
+        fit(tmp_path / "run", data, [RigL(), ExportPretrained()], max_steps=1)
+    finally:
+        os.umask(before)
+    written = [tmp_path / "run" / "export", *(tmp_path / "run" / "export").iterdir()]
+    assert {"model.safetensors", "sparsity_masks.safetensors", "config.json"} < {path.name for path in written}
+    for path in written:
+        assert stat.S_IMODE(path.stat().st_mode) == (directory_mode if path.is_dir() else file_mode), path
+
+
+def test_an_export_goes_to_the_directory_of_the_run_whatever_its_loggers(tmp_path: Path, text_data: Data) -> None:
+    logger = CSVLogger(str(tmp_path / "logs"))
+    fit(tmp_path / "run", text_data(), [ExportPretrained()], max_steps=1, logger=logger)
+    assert (tmp_path / "run" / "export" / "config.json").exists()
+    assert not list((tmp_path / "logs").rglob("config.json"))
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16-mixed", torch.float32), ("bf16-true", torch.bfloat16)])
+def test_an_export_of_lower_precision_keeps_its_type_and_its_zeros(
+    tmp_path: Path, text_data: Data, precision: str, dtype: torch.dtype
+) -> None:
+    rigl = RigL(sparsity=0.8, every=3, stop=1.0)  # grows at the fourth step, and the fifth gives all a value
+    trainer = fit(tmp_path, text_data(), [rigl, ExportPretrained()], max_steps=5, precision=precision)
+    weights: dict[str, Tensor] = copies(parameters(trainer))
+    saved = load_file(tmp_path / "export" / "model.safetensors")
+    assert {tensor.dtype for tensor in saved.values()} == {weight.dtype for weight in weights.values()} == {dtype}
+    masks = load_masks(tmp_path / "export")
+    assert masks is not None
+    assert_identical(dict(masks), dict(rigl.masks))
+    model = AutoModelForMaskedLM.from_pretrained(tmp_path / "export", dtype=torch.float32)
+    assert_identical(copies(dict(model.named_parameters())), {name: weight.float() for name, weight in weights.items()})
+    for name, mask in masks.items():
+        assert torch.equal(model.get_parameter(name) != 0, mask), name
+    assert model(input_ids=torch.tensor([[1, 2, 3]])).logits.isfinite().all()
 
 
 def test_fast_dev_run_writes_nothing(tmp_path: Path, text_data: Data) -> None:

@@ -281,7 +281,7 @@ def test_checkpoint_restores_masks_with_grown_zeros(tmp_path: Path, text_data: D
     fit(tmp_path, text_data(), [restored], max_steps=5, ckpt_path=tmp_path / "update.ckpt", seed=1)
     assert_identical(dict(restored.masks), dict(rigl.masks))
     assert_identical(dict(restored.stepping.explored), dict(rigl.stepping.explored))
-    assert restored.initial_nnz == rigl.stepping.initial_nnz
+    assert restored.stepping.initial_nnz == rigl.stepping.initial_nnz
     assert restored.last_update == rigl.stepping.last_update
 
 

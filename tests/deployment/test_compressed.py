@@ -1,6 +1,9 @@
 """Compressed models come back bit for bit, are as small as arithmetic says, and broken files are refused in one line."""
 
 import json
+import os
+import random
+import stat
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,17 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from deployment.compressed import FORMAT, WEIGHTS_FILE, decode, encode, pack, read_compressed, unpack
+from deployment.compressed import (
+    FORMAT,
+    WEIGHTS_FILE,
+    CompressedModel,
+    checksum,
+    decode,
+    encode,
+    pack,
+    read_compressed,
+    unpack,
+)
 from sparsity import MaskSet, load_masks, save_masks
 from sparsity.files import MASKS_FILE, read_safetensors
 
@@ -193,11 +206,12 @@ def test_the_size_of_bert_base_by_arithmetic(sparsity: float, limit: float, tmp_
 
 
 def rewrite(file: Path, tensors: dict[str, Tensor | None] | None = None, **header: object) -> None:
-    """Change tensors (None takes one away) and entries of the header."""
-    stored, metadata = read_safetensors(file)
-    stored = {name: tensor.clone() for name, tensor in stored.items()} | (tensors or {})  # type: ignore[operator]
+    """Change tensors (None takes one away) and entries of the header, under a checksum that fits."""
+    before, metadata = read_safetensors(file)
+    changed = {name: tensor.clone() for name, tensor in before.items()} | (tensors or {})
+    stored = {name: tensor for name, tensor in changed.items() if tensor is not None}
     entry = json.loads(metadata[FORMAT]) | header
-    save_file({name: t for name, t in stored.items() if t is not None}, file, {FORMAT: json.dumps(entry)})
+    save_file(stored, file, {FORMAT: json.dumps(entry | {"sha256": checksum(entry, stored)})})
 
 
 def shapes(**changed: object) -> dict[str, object]:
@@ -232,7 +246,8 @@ BROKEN = {
     "a mask of nothing": ({}, {"masked": ["dense"]}, "a mask or an entry"),
     "a mask of a list": ({}, {"masked": [["masked"]]}, "a mask or an entry"),
     "metadata of numbers": ({}, {"metadata": {"format": 3}}, "a mask or an entry"),
-    "a newer version": ({}, {"version": 2}, "version 2 of the format; this release reads version 1"),
+    "a newer version": ({}, {"version": 3}, "version 3 of the format; this release reads versions 1 and 2"),
+    "a version of text": ({}, {"version": "2"}, "version '2' of the format"),
     "a path upwards": ({"files/../evil.json": BYTES}, {}, "file '../evil.json' is none"),
     "an absolute path": ({"files//tmp/evil.json": BYTES}, {}, "file '/tmp/evil.json' is none"),
     "code": ({"files/modeling.py": BYTES}, {}, "file 'modeling.py' is none"),
@@ -270,39 +285,135 @@ def test_a_dense_model_is_not_taken_for_a_compressed_one(export: Path) -> None:
         read_compressed(export / WEIGHTS_FILE)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
-@given(place=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255), keep=st.floats(0.5, 1))
-def test_damage_is_an_error_of_one_line_or_none(packed: Path, place: float, byte: int, keep: float) -> None:
-    """A byte changed or the end cut off: a ValueError, or (in a value) tensors of the same shapes."""
-    whole = packed.read_bytes()
-    damaged = bytearray(whole[: max(8, int(keep * len(whole)))] if keep < 0.75 else whole)
-    damaged[int(place * len(damaged))] = byte
-    file = packed.with_name("damaged")
-    file.write_bytes(damaged)
+def outcome(file: Path, content: bytes) -> CompressedModel | str:
+    """What is read of ``file`` with that content: the model, or the line that refuses it."""
+    file.write_bytes(content)
     try:
-        outcome = read_compressed(file).tensors.keys()
+        return read_compressed(file)
     except ValueError as error:
-        outcome = str(error)
-    if isinstance(outcome, str):
-        assert outcome.count("\n") == 0
-    else:
-        assert len(damaged) == len(whole)
-        assert len(outcome) == 7
+        return str(error)
 
 
-def test_the_header_is_damaged_in_every_byte(packed: Path) -> None:
-    whole = packed.read_bytes()
-    file = packed.with_name("damaged")
+def assert_refused_or_the_same(after: CompressedModel | str, before: CompressedModel) -> None:
+    if isinstance(after, str):
+        assert "\n" not in after
+        return
+    assert (after.metadata, after.checked) == (before.metadata, True)
+    for one, other in ((after.tensors, before.tensors), (after.masks, before.masks), (after.files, before.files)):
+        assert one.keys() == other.keys()
+        for name in one:
+            assert_same_bits(one[name], other[name])
+
+
+def test_flipped_bits_are_refused_or_harmless(packed: Path) -> None:
+    """Five hundred of one bit each, all over the file."""
+    whole, model, file = packed.read_bytes(), read_compressed(packed), packed.with_name("damaged")
+    bits = random.Random(0).sample(range(8 * len(whole)), 500)
     refused = 0
-    for place in range(8 + int.from_bytes(whole[:8], "little")):
+    for bit in bits:
         damaged = bytearray(whole)
-        damaged[place] ^= 1
-        file.write_bytes(damaged)
-        try:
-            read_compressed(file)
-        except ValueError:
-            refused += 1
-    assert refused > 100
+        damaged[bit // 8] ^= 1 << bit % 8
+        after = outcome(file, damaged)
+        assert_refused_or_the_same(after, model)
+        refused += isinstance(after, str)
+    assert refused > 490  # all but spaces of the header
+
+
+def test_every_bit_of_the_header_is_refused_or_harmless(packed: Path) -> None:
+    whole, model, file = packed.read_bytes(), read_compressed(packed), packed.with_name("damaged")
+    for bit in range(8 * (8 + int.from_bytes(whole[:8], "little"))):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        assert_refused_or_the_same(outcome(file, damaged), model)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100, deadline=None)
+@given(place=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255))
+def test_a_byte_that_changed_is_refused_or_harmless(packed: Path, place: float, byte: int) -> None:
+    damaged = bytearray(packed.read_bytes())
+    damaged[int(place * len(damaged))] = byte
+    assert_refused_or_the_same(outcome(packed.with_name("damaged"), damaged), read_compressed(packed))
+
+
+def test_a_cut_off_or_longer_file_is_refused(packed: Path) -> None:
+    whole, file = packed.read_bytes(), packed.with_name("damaged")
+    for length in [*range(0, len(whole), 97), len(whole) - 1]:
+        assert "not a whole safetensors file" in outcome(file, whole[:length])
+    assert "not a whole safetensors file" in outcome(file, whole + b"0")
+
+
+DAMAGED = "damaged: its content does not have the checksum that was packed with it"
+
+
+def rewrite_without_checksum(file: Path, renamed: dict[str, str], **header: object) -> None:
+    """Give tensors other names and the header other entries, under the checksum that was."""
+    stored, metadata = read_safetensors(file)
+    stored = {renamed.get(name, name): tensor.clone() for name, tensor in stored.items()}
+    entry = json.loads(metadata[FORMAT]) | header
+    kept = {key: value for key, value in entry.items() if value is not None}
+    save_file(stored, file, {FORMAT: json.dumps(kept)})
+
+
+CHANGED = {
+    "swapped tensors": ({"one/bits": "two/bits", "two/bits": "one/bits"}, {}),
+    "a tensor under another name": ({"scalar": "skalar"}, {}),
+    "another shape of as many elements": ({}, shapes(masked=[30, 40])),
+    "a mask less": ({}, {"masked": ["all_on"]}),
+    "metadata of another framework": ({}, {"metadata": {"format": "tf"}}),
+    "another checksum": ({}, {"sha256": "0" * 64}),
+    "a checksum that is none": ({}, {"sha256": 3}),
+    "no checksum": ({}, {"sha256": None}),
+    "an older version that has a checksum": ({}, {"version": 1}),
+}
+
+
+@pytest.mark.parametrize("case", CHANGED)
+def test_a_change_that_leaves_the_parts_whole_is_refused(case: str, export: Path, tmp_path: Path) -> None:
+    first, second = torch.eye(40), torch.eye(40).flip(0)
+    tensors, _ = read_safetensors(export / WEIGHTS_FILE)
+    save_file(tensors | {"one": first, "two": second}, export / WEIGHTS_FILE, {"format": "pt"})
+    pack(export, tmp_path / "packed")
+    renamed, header = CHANGED[case]
+    if "shapes" in header:
+        header = {"shapes": header["shapes"] | {"one": [40, 40], "two": [40, 40]}}
+    rewrite_without_checksum(tmp_path / "packed", renamed, **header)
+    with pytest.raises(ValueError, match=DAMAGED) as error:
+        unpack(tmp_path / "packed", tmp_path / "copy")
+    assert str(error.value).startswith(f"{tmp_path / 'packed'}: ")
+    assert not (tmp_path / "copy").exists()
+
+
+def test_a_file_of_the_first_version_is_read_and_said_to_be_unchecked(packed: Path, tmp_path: Path) -> None:
+    model = read_compressed(packed)
+    assert unpack(packed, tmp_path / "checked")
+    rewrite_without_checksum(packed, {}, version=1, sha256=None)
+    assert read_compressed(packed).tensors.keys() == model.tensors.keys()
+    assert not unpack(packed, tmp_path / "unchecked")
+    assert load_masks(tmp_path / "unchecked") is not None
+
+
+def test_a_checksum_does_not_depend_on_the_order(packed: Path) -> None:
+    stored, metadata = read_safetensors(packed)
+    header = json.loads(metadata[FORMAT])
+    shuffled = dict(reversed(header.items())) | {"shapes": dict(reversed(header["shapes"].items()))}
+    assert checksum(shuffled, dict(reversed(stored.items()))) == header["sha256"]
+    assert len(header["sha256"]) == 64
+
+
+@pytest.mark.parametrize(("umask", "modes"), [(0o022, {0o644, 0o755}), (0o027, {0o640, 0o750})])
+def test_what_is_written_has_the_modes_that_the_umask_gives(
+    umask: int, modes: set[int], export: Path, tmp_path: Path
+) -> None:
+    before = os.umask(umask)
+    try:
+        pack(export, tmp_path / "new" / "packed")
+        unpack(tmp_path / "new" / "packed", tmp_path / "new" / "copy")
+    finally:
+        os.umask(before)
+    written = [*(tmp_path / "new").rglob("*")]
+    assert len(written) == 7
+    for path in written:
+        assert stat.S_IMODE(path.stat().st_mode) == (max(modes) if path.is_dir() else min(modes)), path
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+import cpu
 from deployment import inference
 from deployment.inference import MAX_DENSITY, SparseLinear, density_of, interleaved_seconds, sparsify_linears_, widens
+from kernels import kernels_given_back
 
 
 def sparse_layer(in_features: int, out_features: int, density: float, bias: bool = True, seed: int = 0) -> nn.Linear:
@@ -206,3 +208,18 @@ def test_second_layers_are_timed_with_the_tokens_they_will_get(
     sparsify_linears_(block)
     assert asked == {16: False, 64: first_is_faster}
     assert isinstance(block[1], SparseLinear) == first_is_faster
+
+
+@pytest.mark.parametrize("switch", ["0", "1"])
+def test_dense_layers_are_timed_with_the_products_in_force(switch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With oneDNN every dense product of the measurement is its own, and without it none."""
+    calls: list[int] = []
+    inner = cpu._onednn
+    monkeypatch.setattr(cpu, "_onednn", lambda *arguments: calls.append(1) or inner(*arguments))
+    monkeypatch.setattr(cpu, "ONEDNN_PRODUCTS", 1)
+    monkeypatch.setenv(cpu.SWITCH, switch)
+    layer = sparse_layer(64, 64, 0.1)
+    with kernels_given_back():
+        assert cpu.multiply_with_onednn() == (switch == "1")
+        inference.measured_speedup([(layer, SparseLinear(layer))], tokens=8, rounds=5)
+    assert len(calls) == (7 if switch == "1" else 0)

@@ -27,7 +27,7 @@ def spread_figure(runs: Iterable[Run]) -> Figure:
     for (model, task), group in groups.items():
         metric, colour = GLUE[task].rank_by, f"C{models.index(model)}"
         center = tasks.index(task) + (models.index(model) - (len(models) - 1) / 2) * width
-        points = [(100 * run.metrics[metric], run.record.degenerate) for run in group if metric in run.metrics]
+        points = [(100 * run.metrics[metric], run.degenerate) for run in group if metric in run.metrics]
         if len(points) > 2:
             values = [value for value, _ in points]
             box = axes.boxplot(values, positions=[center], widths=0.7 * width, showfliers=False, patch_artist=True)

@@ -117,7 +117,7 @@ def own_results(runs: Iterable[Run]) -> list[Result]:
                 source="these runs",
                 scores={task: percent(run, task) for task, run in best.items()},
                 eval_loss=losses.get(next(iter(best.values())).model),
-                degenerate=frozenset(task for task, run in best.items() if run.record.degenerate),
+                degenerate=frozenset(task for task, run in best.items() if run.degenerate),
             )
         )
     return results
@@ -148,7 +148,7 @@ def spread_table(runs: Iterable[Run]) -> Table:
             values = [100 * run.metrics[metric] for run in group if metric in run.metrics]
             figures = [max(values), *median_mean_std(values)] if values else []
             cells = [f"{value:.2f}" for value in figures] + [""] * (4 - len(figures))
-            degenerate = sum(bool(run.record.degenerate) for run in group)
+            degenerate = sum(run.degenerate for run in group)
             rows.append([model, task, metric, str(len(group)), *cells, str(degenerate)])
     columns = ["model", "task", "metric", "runs", "max", "median", "mean", "std", "degenerate"]
     return Table("Finished runs of each task", columns, rows)

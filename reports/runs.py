@@ -32,6 +32,10 @@ class Run:
         return self.record.task
 
     @property
+    def degenerate(self) -> bool:
+        return bool(self.record.degenerate)
+
+    @property
     def metrics(self) -> dict[str, float]:
         """Of the task, as fractions of 1; one that is not a number (a correlation of constants) is left out."""
         return {name: value for name, value in self.record.metrics.items() if math.isfinite(value)}

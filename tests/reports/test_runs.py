@@ -133,4 +133,4 @@ def test_what_is_not_a_number_is_no_metric(tmp_path: Path, write_run: WriteRun) 
     """Pearson's correlation of a model that always says the same."""
     write_run("a", task="stsb", metrics={"pearson": float("nan"), "spearman": None}, degenerate=True)
     ((run,), complaints) = read_runs([tmp_path])
-    assert (run.task, run.metrics, run.record.degenerate, complaints) == ("STS-B", {}, True, [])
+    assert (run.task, run.metrics, run.degenerate, complaints) == ("STS-B", {}, True, [])

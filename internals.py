@@ -8,6 +8,7 @@ import datasets
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from pytorch_lightning.cli import LightningCLI
+from pytorch_lightning.loops import _FitLoop
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -22,9 +23,24 @@ def count_epochs(trainer: Trainer) -> None:
     trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
 
 
+class _FitLoopOfAnyLength(_FitLoop):
+    def run(self) -> None:
+        self.setup_data()
+        if self.max_batches == 0 or self.trainer.limit_train_batches == 0 or not self.done:
+            return super().run()
+        self.on_run_start()
+        self.on_run_end()
+
+
+def begin_and_end_always(trainer: Trainer) -> None:
+    """Call ``on_train_start`` and ``on_train_end`` also where a resumed fit has no step left to make; Lightning does not."""
+    trainer.fit_loop.__class__ = _FitLoopOfAnyLength
+
+
 def mark_as_saved(checkpoint: ModelCheckpoint, step: int) -> None:
-    """Tell a checkpoint callback that the state after ``step`` optimizer steps is in a file already."""
+    """Tell a checkpoint callback that the state after ``step`` optimizer steps is in a file, as is its last one if restored."""
     checkpoint._last_global_step_saved = step
+    checkpoint._last_checkpoint_saved = checkpoint.last_model_path
 
 
 def has_trainer(module: LightningModule) -> bool:

@@ -1,27 +1,20 @@
 """Tables and plots of finished runs.
 
-``python report.py RUNS …`` reads each run's ``summary.json`` and nothing else: pretraining runs in one table, GLUE runs as they
-are published, with the spread behind every cell. ``python report.py budget --config FILE …`` says how many weights a fit would
+``python report.py RUNS …`` reads each run's ``summary.json`` and nothing else: pretraining in one table, GLUE as it is published,
+each with the spread over the runs of a model. ``python report.py budget --config FILE …`` says how many weights a fit would
 keep, ``python report.py budget DIRECTORY`` how many an exported model has, ``python report.py masks RUN [RUN]`` what masks look
 like. (Directories of runs with these names are ``./budget`` and ``./masks``.)
 """
 
-import os
 import sys
 from pathlib import Path
 from typing import get_args
 
-from arguments import OneLineParser
+from arguments import OneLineParser, one_line_errors
 from reports.masks import masks_table
-from reports.results import (
-    own_results,
-    pretraining_table,
-    published_results,
-    results_table,
-    spread_table,
-    unfinished_table,
-)
-from reports.runs import newest_versions, read_runs
+from reports.pretraining import by_model, pretraining_table, runs_table
+from reports.results import own_results, published_results, results_table, spread_table, unfinished_table
+from reports.runs import best_run, read_runs
 from reports.tables import Format, Table
 
 
@@ -41,6 +34,7 @@ def report_runs(arguments: list[str]) -> None:
     """Print the tables of runs and where their files are; what cannot be read is named on stderr and left out."""
     parser = parser_of("", __doc__)
     parser.add_argument("runs", type=Path, nargs="+", help="directories of runs, experiments, sweeps or of all runs")
+    parser.add_argument("--runs", action="store_true", dest="single", help="also a table with every single run")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw the runs of each task and model (.png, .pdf)")
     options = parser.parse_args(arguments)
     runs, complaints = read_runs(options.runs)
@@ -48,13 +42,12 @@ def report_runs(arguments: list[str]) -> None:
         print(complaint, file=sys.stderr)
     if not runs:
         raise ValueError(f"{', '.join(map(str, options.runs))}: no summary.json there that can be read")
-    pretraining = newest_versions(run for run in runs if run.task is None)
     own = own_results(runs)
     candidates = [results_table([*published_results(), *own]), spread_table(runs)] if own else []
-    candidates += [unfinished_table(runs), pretraining_table(pretraining)]
+    candidates += [unfinished_table(runs), pretraining_table(runs)] + ([runs_table(runs)] if options.single else [])
     show([table for table in candidates if table.rows], options.format)
     if options.format == "terminal":
-        for run in pretraining:
+        for run in map(best_run, by_model(runs).values()):
             exported = ", Hugging Face model in export/" if (run.directory / "export").is_dir() else ""
             print(f"{run.directory}: TensorBoard events{exported}")
         print("Curves: make tensorboard, then http://localhost:6006")
@@ -108,13 +101,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def run(arguments: list[str] | None = None) -> None:
-    """:func:`main`; the user's mistakes end with one line, and with the traceback where TRIFECTA_TRACEBACK is set."""
-    try:
+    """:func:`main`; the user's mistakes end with one line."""
+    with one_line_errors():
         main(arguments)
-    except (ValueError, OSError) as error:
-        if os.environ.get("TRIFECTA_TRACEBACK"):
-            raise
-        sys.exit(f"error: {' '.join(str(error).split())}")
 
 
 if __name__ == "__main__":

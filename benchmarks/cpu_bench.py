@@ -6,17 +6,19 @@ Sparsity is that of the encoder's matrices at the end, average density that over
 """
 
 import argparse
-import json
+import math
 import os
 import statistics
 import subprocess
 import sys
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import get_args
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from reports.tables import Format, Table
+from run_record import RunRecord
 
 ROOT = Path(__file__).parent.parent
 COLUMNS = ("method", "eval loss", "std", "each seed", "unigram loss", "sparsity", "average density", "tokens/s")
@@ -46,11 +48,10 @@ def callback_options(callbacks: list[list[str]], teacher: Path) -> list[str]:
     return options
 
 
-def finished(run: Path) -> dict | None:
-    """The summary of a run that came to its end."""
-    file = run / "summary.json"
-    summary = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    return summary if summary.get("status") == "finished" else None
+def finished(run: Path) -> RunRecord | None:
+    """What a run that came to its end left."""
+    record = RunRecord.find(run)
+    return record if record is not None and record.finished else None
 
 
 def fit(runs: Path, method: str, seed: int, extra: list[str]) -> None:
@@ -69,28 +70,29 @@ def fit(runs: Path, method: str, seed: int, extra: list[str]) -> None:
     print(f"{name}: {'done' if code == 0 else f'exit code {code}, see {log}'}", flush=True)
 
 
-def mean(summaries: list[dict], key: str, default: float | None = None) -> float:
-    """Mean over runs of one figure of their summaries."""
-    return statistics.mean(summary.get(key, default) for summary in summaries)
+def mean(values: Iterable[float | None]) -> float:
+    """Mean of one figure of several runs, NaN where a run does not have it."""
+    return statistics.fmean(math.nan if value is None else value for value in values)
 
 
 def results_table(runs: Path, methods: list[str], seeds: list[int]) -> Table:
     """Mean and sample standard deviation of the eval loss over seeds, every seed's figure, and what the method costs."""
     rows = []
     for method in methods:
-        summaries = [summary for seed in seeds if (summary := finished(runs / f"{method}_seed{seed}" / "version_0"))]
-        if not summaries:
+        records = [record for seed in seeds if (record := finished(runs / f"{method}_seed{seed}" / "version_0"))]
+        losses = [record.eval_loss for record in records if record.eval_loss is not None]
+        if not losses:
             continue
-        losses = [summary["eval_loss"] for summary in summaries]
+        densities = [1.0 if record.average_density is None else record.average_density for record in records]
         row = [
             method,
             f"{statistics.mean(losses):.3f}",
             f"{statistics.stdev(losses):.3f}" if len(losses) > 1 else "",
             ", ".join(f"{loss:.3f}" for loss in losses),
-            f"{mean(summaries, 'unigram_loss'):.3f}",
-            f"{summaries[0]['sparsity']['encoder']:.4f}",
-            f"{mean(summaries, 'average_density', 1.0):.3f}",
-            f"{mean(summaries, 'tokens_per_second'):,.0f}",
+            f"{mean(record.unigram_loss for record in records):.3f}",
+            f"{records[0].sparsity['encoder']:.4f}",
+            f"{mean(densities):.3f}",
+            f"{mean(record.tokens_per_second for record in records):,.0f}",
         ]
         rows.append(row)
     return Table("", COLUMNS, rows)
@@ -111,7 +113,7 @@ def main() -> None:
     for stage in ([method for method in options.methods if method not in taught], taught):
         jobs = [(method, seed) for method in stage for seed in options.seeds]
         with ThreadPoolExecutor(options.parallel) as pool:
-            list(pool.map(lambda job: fit(runs, *job, extra), jobs))
+            list(pool.map(lambda job: fit(runs, job[0], job[1], extra), jobs))
     print(results_table(runs, options.methods, options.seeds).render(options.format), end="")
 
 

@@ -7,7 +7,6 @@ and of run_glue's default, which pads everything to 128, in turn on the same exa
 
 import argparse
 import importlib.util
-import json
 import os
 import statistics
 import subprocess
@@ -35,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from cpu import keep_freed_memory, multiply_with_onednn
 from datamodules.glue_files import GlueFiles
 from objectives.glue import GLUE, GlueTask, predictions, task_scores
+from run_record import SUMMARY, RunRecord, read_object, write_json
 
 ROOT = Path(__file__).parent.parent
 TASKS = ("CoLA", "MRPC", "STS-B")
@@ -106,25 +106,19 @@ def theirs(options: argparse.Namespace) -> None:
         dev = rows(options.glue, task, task.dev[""], trainer.processing_class, padding)
         answer = predictions(torch.from_numpy(trainer.predict(dev).predictions))
         figures["metrics"] = task_scores(task, answer, torch.tensor(dev["labels"]))
-    partial = options.result.with_suffix(".partial")
-    partial.write_text(json.dumps(figures), encoding="utf-8")
-    partial.replace(options.result)
+    write_json(options.result, figures)
 
 
-def score(file: Path, task: str) -> float | None:
-    """The ranking score in a result or a summary, None where the run has not come to its end."""
-    found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    return found["metrics"][GLUE[task].rank_by] if found.get("status", "finished") == "finished" and found else None
+def their_score(file: Path, task: str) -> float | None:
+    """The ranking score in a result of ``transformers.Trainer``, None where there is none yet."""
+    return float(read_object(file)["metrics"][GLUE[task].rank_by]) if file.exists() else None
 
 
 def our_scores(runs: Path, task: str) -> dict[int, float]:
     """Seed → score of the finished runs of a sweep."""
-    found = {}
-    for file in runs.glob("minilm/*/version_0/summary.json"):
-        summary = json.loads(file.read_text(encoding="utf-8"))
-        if summary.get("task") == task and (value := score(file, task)) is not None:
-            found[summary["seed"]] = value
-    return found
+    records = [RunRecord.find(file.parent) for file in runs.glob(f"minilm/*/version_0/{SUMMARY}")]
+    of_task = [record for record in records if record is not None and record.finished and record.task == task]
+    return {record.seed: record.metrics[GLUE[task].rank_by] for record in of_task if record.seed is not None}
 
 
 def scores(options: argparse.Namespace) -> None:
@@ -141,11 +135,11 @@ def scores(options: argparse.Namespace) -> None:
     def fit(job: tuple[int, str]) -> None:
         seed, task = job
         result = runs / f"transformers_{task}_seed{seed}.json"
-        if score(result, task) is None:
+        if their_score(result, task) is None:
             with result.with_suffix(".log").open("w") as log:
                 command = [sys.executable, __file__, "one", "--glue", options.glue, "--tasks", task, "--seeds", str(seed)]
                 subprocess.run([*command, "--result", str(result)], env=one_thread, stdout=log, stderr=log, check=False)
-            print(f"{result}: {score(result, task)}", flush=True)
+            print(f"{result}: {their_score(result, task)}", flush=True)
 
     with ThreadPoolExecutor(options.parallel) as pool:
         list(pool.map(fit, [(seed, task) for seed in options.seeds for task in options.tasks]))
@@ -154,10 +148,10 @@ def scores(options: argparse.Namespace) -> None:
         table.add_column(column)
     for task in options.tasks:
         own = our_scores(runs, task)
-        other = {seed: score(runs / f"transformers_{task}_seed{seed}.json", task) for seed in options.seeds}
-        shared = [seed for seed in options.seeds if seed in own and other[seed] is not None]
-        if len(shared) > 1:
-            table.add_row(task, GLUE[task].rank_by, *compared([own[s] for s in shared], [other[s] for s in shared]))
+        other = {seed: their_score(runs / f"transformers_{task}_seed{seed}.json", task) for seed in options.seeds}
+        pairs = [(own[seed], score) for seed, score in other.items() if seed in own and score is not None]
+        if len(pairs) > 1:
+            table.add_row(task, GLUE[task].rank_by, *compared(*map(list, zip(*pairs, strict=True))))
     Console(width=150).print(table)
 
 
@@ -198,9 +192,9 @@ def timed(options: argparse.Namespace, task: str, side: str, where: Path) -> flo
         command += [f"--data.batch_size={BATCH}", f"--data.length={LENGTH}", f"--data.train_examples={options.examples}"]
         command += ["--trainer.max_epochs=1", "--trainer.limit_val_batches=0", "--trainer.enable_progress_bar=false"]
         command += [f"--runs={where}", "--experiment=speed", "--version=0", f"--export.directory={where}"]
-        key, result = "seconds", where / "speed" / "version_0" / "summary.json"
+        result = where / "speed" / "version_0" / SUMMARY
     else:
-        key, result = "train_seconds", where.with_suffix(".json")
+        result = where.with_suffix(".json")
         command = [
             sys.executable,
             __file__,
@@ -214,7 +208,7 @@ def timed(options: argparse.Namespace, task: str, side: str, where: Path) -> flo
         ]
         command += ["--result", str(result), "--epochs", "1", *(["--padded"] if side == "padded" else [])]
     subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
-    taken = float(json.loads(result.read_text(encoding="utf-8"))[key])
+    taken = float(read_object(result)["train_seconds"])
     print(f"{task}, {side}: {taken:.1f} s", flush=True)
     return taken
 

@@ -2,6 +2,7 @@
 
 from callbacks.distillation import KnowledgeDistillation
 from callbacks.export import ExportPretrained
+from callbacks.final_validation import FinalValidation
 from callbacks.inherited_sparsity import InheritedSparsity
 from callbacks.learning_rate import LinearWarmupDecay, OneCycleLR
 from callbacks.lr_range_test import LRRangeTest
@@ -27,6 +28,7 @@ __all__ = [
     "SET",
     "STE",
     "ExportPretrained",
+    "FinalValidation",
     "GlobalRigL",
     "GlueSubmission",
     "InheritedSparsity",

@@ -1,7 +1,6 @@
 """``summary.json``: what a run was and what came out. Reports and sweeps read nothing else."""
 
 import importlib.metadata
-import json
 import os
 import platform
 import resource
@@ -17,9 +16,12 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_backward_flop, sdpa_flop
+from transformers import PreTrainedModel
 
 from callbacks.monitor import sparsity_totals
 from callbacks.sparse_training import sparse_training
+from internals import begin_and_end_always
+from run_record import RunRecord, Status, experiment_name
 
 EVALUATION = {"val/loss": "eval_loss", "val/perplexity": "perplexity", "val/unigram_loss": "unigram_loss"}
 PACKAGES = ("torch", "pytorch-lightning", "transformers", "datasets", "torchmetrics")
@@ -38,11 +40,6 @@ def revision() -> str | None:
     return answer.stdout.strip()
 
 
-def _finite(value: Tensor) -> float | None:
-    """A number, or None for what JSON has no number for: a loss that has diverged, a correlation with a constant."""
-    return float(value) if bool(value.isfinite()) else None
-
-
 def peak_memory_mb() -> float:
     """Most memory this process has held, in MB: of the GPU where there is one, else resident."""
     if torch.cuda.is_available():
@@ -52,22 +49,34 @@ def peak_memory_mb() -> float:
 
 
 class RunSummary(Callback):
-    """Writes ``summary.json`` into the run's directory: when the fit starts, after every validation, and at its end.
+    """Writes ``summary.json`` into the run's directory: when training starts, after every validation, and at its end.
 
-    What has no meaning for a run is absent. Counts of tokens and seconds go on across a resume. ``average_density`` is the mean
-    over training of the share of the sparse tensors' weights that are on: what a method costs where zeros cost nothing.
+    It is the last of a run's callbacks: what the others refuse writes nothing. What has no meaning for a run is absent. Counts
+    of tokens and seconds go on across a resume. ``average_density`` is the mean over training of the share of the sparse
+    tensors' weights that are on: what a method costs where zeros cost nothing.
+
+    Args:
+        matmul: what multiplies fp32 matrices, for the record.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, matmul: str | None = None) -> None:
+        self.matmul = matmul
         self.tokens, self.seconds, self.train_seconds = 0, 0.0, 0.0
         self.batches, self.summed_density = 0, 0.0
         self.results: dict[str, Any] = {}
+        self.revision: str | None = None
         self._flops: FlopCounterMode | None = None
         self._clock: float | None = None
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        begin_and_end_always(trainer)
+        if trainer.is_global_zero:
+            self.revision = revision()  # now: files may change while the run goes on with the code that it has loaded
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._clock = time.perf_counter()
-        self._directory = trainer.log_dir  # here, because it asks all ranks, of which only one may see an exception
         self._write(trainer, pl_module, "running")
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
@@ -95,7 +104,7 @@ class RunSummary(Callback):
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
         self._tick(training=False)
-        metrics = {name: _finite(value) for name, value in trainer.callback_metrics.items()}
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         self.results |= {key: metrics[name] for name, key in EVALUATION.items() if name in metrics}
         if "val/degenerate" in metrics:
             self.results["degenerate"] = bool(metrics.pop("val/degenerate"))
@@ -108,20 +117,22 @@ class RunSummary(Callback):
         self._tick(training=True)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Of a fit that came to its end: after all other callbacks, so that what has finished has its export."""
+        """Of a fit that came to its end, also one that a callback asked for; last of all hooks, so that the export is there."""
         if stage != "fit" or self._clock is None:
             return
         self._tick(training=False)
         self._clock = None
-        self._write(trainer, pl_module, "stopped" if trainer.global_step < trainer.max_steps else "finished")
+        self._write(trainer, pl_module, "finished")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if self._clock is None:
+            return
         stopped = isinstance(exception, KeyboardInterrupt | SIGTERMException | SystemExit)
         if not stopped:
             self.results["error"] = f"{type(exception).__name__}: {exception}"
-        if trainer.state.fn == "fit" and self._clock is not None:
-            self._tick(training=True)
-            self._write(trainer, pl_module, "stopped" if stopped else "failed")
+        self._tick(training=True)
+        self._clock = None
+        self._write(trainer, pl_module, "stopped" if stopped else "failed")
 
     def _tick(self, training: bool) -> None:
         """Count the time since the last tick, as training or as validation; nothing where no fit is running."""
@@ -132,43 +143,39 @@ class RunSummary(Callback):
         self.train_seconds += (now - self._clock) if training else 0.0
         self._clock = now
 
-    def _write(self, trainer: Trainer, pl_module: LightningModule, status: str) -> None:
-        if not trainer.is_global_zero or self._directory is None or trainer.fast_dev_run:
-            return
-        summary = self.summary(trainer, pl_module) | {"status": status}
-        file = Path(self._directory) / "summary.json"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-        partial.replace(file)
+    def _write(self, trainer: Trainer, pl_module: LightningModule, status: Status) -> None:
+        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self.record(trainer, pl_module, status).write(Path(trainer.default_root_dir))
 
-    def summary(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """All keys that have a meaning at this point of the run, but ``status``."""
-        sparse = sparse_training(trainer)
-        parameters = pl_module.model.num_parameters()
+    def record(self, trainer: Trainer, pl_module: LightningModule, status: Status) -> RunRecord:
+        """All that has a meaning at this point of the run."""
+        model: PreTrainedModel = pl_module.model  # type: ignore[assignment]
+        sparse, parameters = sparse_training(trainer), model.num_parameters()
         masks = {} if sparse is None else sparse.masks
         zeros = sum(mask.numel() - int(mask.sum()) for mask in masks.values())
-        summary = {
-            "experiment": trainer.logger.name if trainer.logger is not None else None,
-            "seed": int(os.environ["PL_GLOBAL_SEED"]) if "PL_GLOBAL_SEED" in os.environ else None,
-            "steps": trainer.global_step,
-            "tokens": self.tokens,
-            "seconds": round(self.seconds, 2),
-            "tokens_per_second": round(self.tokens / self.train_seconds, 1) if self.train_seconds else None,
-            "parameters": parameters,
-            "nonzeros": parameters - zeros,
-            "sparsity": sparsity_totals(pl_module.model, sparse),
-            "average_density": round(self.summed_density / self.batches, 6) if self.batches else None,
-            "task": (task.trained_on or task.name) if (task := getattr(trainer.datamodule, "task", None)) else None,
-            "pretrained": pl_module.hparams.get("pretrained"),
+        task = getattr(trainer.datamodule, "task", None)  # type: ignore[attr-defined]
+        return RunRecord(
+            experiment=experiment_name(Path(trainer.default_root_dir).absolute()),
+            status=status,
+            seed=int(os.environ["PL_GLOBAL_SEED"]) if "PL_GLOBAL_SEED" in os.environ else None,
+            steps=trainer.global_step,
+            tokens=self.tokens,
+            seconds=round(self.seconds, 2),
+            train_seconds=round(self.train_seconds, 2),
+            tokens_per_second=round(self.tokens / self.train_seconds, 1) if self.train_seconds else None,
+            parameters=parameters,
+            nonzeros=parameters - zeros,
+            sparsity=sparsity_totals(model, sparse),
+            average_density=round(self.summed_density / self.batches, 6) if self.batches else None,
+            task=(task.trained_on or task.name) if task else None,
+            pretrained=pl_module.hparams.get("pretrained"),
+            peak_memory_mb=round(peak_memory_mb(), 1),
+            matmul=self.matmul,
+            versions={"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES},
+            revision=self.revision,
+            command=shlex.join(sys.argv),
             **self.results,
-            "peak_memory_mb": round(peak_memory_mb(), 1),
-            "versions": {"python": platform.python_version()}
-            | {name: importlib.metadata.version(name) for name in PACKAGES},
-            "revision": revision(),
-            "command": shlex.join(sys.argv),
-        }
-        return {key: value for key, value in summary.items() if value is not None}
+        )
 
     def state_dict(self) -> dict[str, Any]:
         self._tick(training=True)

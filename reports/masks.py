@@ -1,10 +1,10 @@
 """The masks of exported models: neurons without a weight, balance, change, and how much two models agree."""
 
-import json
 import math
 from pathlib import Path
 
 from reports.tables import Table
+from run_record import read_object
 from sparsity import MaskSet, load_masks
 from sparsity.files import MASKS_FILE, REPORT_FILE
 from sparsity.statistics import Overlap, dead_columns, dead_rows, imbalance, overlap
@@ -25,10 +25,11 @@ def find_masks(run: Path) -> tuple[MaskSet, dict[str, int]]:
     masks = load_masks(directory)
     if masks is None:
         raise ValueError(f"{run}: no {MASKS_FILE} there or in export/; a directory runs/EXPERIMENT/version_N expected")
-    made_by = json.loads((directory / REPORT_FILE).read_text(encoding="utf-8")).get("made_by")
+    made_by = read_object(directory / REPORT_FILE).get("made_by")
     start = made_by.get("initial_nnz") if isinstance(made_by, dict) else None
-    known = isinstance(start, dict) and start.keys() == masks.keys() and all(type(nnz) is int for nnz in start.values())
-    return masks, start if known else {}
+    if not isinstance(start, dict) or start.keys() != masks.keys() or any(type(nnz) is not int for nnz in start.values()):
+        return masks, {}
+    return masks, start
 
 
 def masks_table(run: Path, other: Path | None = None) -> Table:

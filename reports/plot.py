@@ -6,7 +6,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from objectives.glue import GLUE
-from reports.results import TASKS, by_row_and_task, percent
+from reports.results import TASKS, by_row_and_task
 from reports.runs import Run
 
 
@@ -27,7 +27,7 @@ def spread_figure(runs: Iterable[Run]) -> Figure:
     for (model, task), group in groups.items():
         metric, colour = GLUE[task].rank_by, f"C{models.index(model)}"
         center = tasks.index(task) + (models.index(model) - (len(models) - 1) / 2) * width
-        points = [(percent(run)[metric], run.degenerate) for run in group if metric in run.metrics]
+        points = [(100 * run.metrics[metric], run.degenerate) for run in group if metric in run.metrics]
         if len(points) > 2:
             values = [value for value, _ in points]
             box = axes.boxplot(values, positions=[center], widths=0.7 * width, showfliers=False, patch_artist=True)

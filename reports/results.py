@@ -1,37 +1,25 @@
-"""Results of runs in tables: GLUE as it is published, the spread behind it, pretraining, and what did not finish."""
+"""Results of runs in tables: GLUE as it is published, the spread behind it, and what did not finish."""
 
+import itertools
 import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from decimal import ROUND_HALF_UP, Decimal
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from objectives.glue import GLUE
-from reports.runs import Run, newest_versions
+from reports.pretraining import by_model, median_mean_std
+from reports.runs import Run, best_run
 from reports.tables import Table
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
 TASKS = tuple(name for name, task in GLUE.items() if task.trained_on is None)
 WITHOUT_WNLI = tuple(name for name in TASKS if name != "WNLI")
 DEGENERATE = "†"
-
-# Column title → (key of the summary, dotted into its tables; format). A cell whose key is absent stays empty.
-PRETRAINING = {
-    "model": ("experiment", "{}"),
-    "encoder\nzeros": ("sparsity.encoder", "{:.4f}"),
-    "model\nzeros": ("sparsity.model", "{:.4f}"),
-    "non-zeros": ("nonzeros", "{:,}"),
-    "eval\nloss": ("eval_loss", "{:.4f}"),
-    "perplexity": ("perplexity", "{:.2f}"),
-    "unigram\nloss": ("unigram_loss", "{:.4f}"),
-    "tokens/s": ("tokens_per_second", "{:,.0f}"),
-    "status": ("status", "{}"),
-}
 
 
 @dataclass(frozen=True)
@@ -102,7 +90,7 @@ def by_row_and_task(runs: Iterable[Run]) -> dict[tuple[str, str], list[Run]]:
     A row is a model. One that was finetuned by several protocols has a row for each, as the best of a grid is not the best of
     seeds.
     """
-    finished = [run for run in runs if run.finished and run.task in TASKS]
+    finished = [run for run in runs if run.record.finished and run.task in TASKS]
     protocols: dict[str, set[str]] = {}
     for run in finished:
         protocols.setdefault(run.model, set()).add(run.protocol)
@@ -110,18 +98,15 @@ def by_row_and_task(runs: Iterable[Run]) -> dict[tuple[str, str], list[Run]]:
     def row(run: Run) -> str:
         return f"{run.model} ({run.protocol})" if run.protocol and len(protocols[run.model]) > 1 else run.model
 
-    rows = list(dict.fromkeys(map(row, finished)))
-    finished.sort(key=lambda run: (rows.index(row(run)), TASKS.index(run.task)))
-    return {key: list(group) for key, group in groupby(finished, key=lambda run: (row(run), run.task))}
+    keys = itertools.product(dict.fromkeys(map(row, finished)), TASKS)
+    groups = {key: [run for run in finished if (row(run), run.task) == key] for key in keys}
+    return {key: group for key, group in groups.items() if group}
 
 
 def own_results(runs: Iterable[Run]) -> list[Result]:
     """All rows with a finished run of a task; of several runs of a task the one that ranks best."""
     runs = list(runs)
-    losses = {
-        run.model: run.summary.get("eval_loss")
-        for run in newest_versions(run for run in runs if run.task is None and run.finished)
-    }
+    losses = {model: best_run(group).record.eval_loss for model, group in by_model(runs).items()}
     groups = by_row_and_task(runs)
     results = []
     for row in dict.fromkeys(row for row, _ in groups):
@@ -130,7 +115,7 @@ def own_results(runs: Iterable[Run]) -> list[Result]:
             Result(
                 model=row,
                 source="these runs",
-                scores={task: percent(run) for task, run in best.items()},
+                scores={task: percent(run, task) for task, run in best.items()},
                 eval_loss=losses.get(next(iter(best.values())).model),
                 degenerate=frozenset(task for task, run in best.items() if run.degenerate),
             )
@@ -138,19 +123,17 @@ def own_results(runs: Iterable[Run]) -> list[Result]:
     return results
 
 
-def best_run(runs: Sequence[Run]) -> Run:
-    """The run of one task that ranks first; the earliest of equals."""
-    return max(runs, key=lambda run: run.metrics.get(GLUE[run.task].rank_by, -math.inf))
-
-
-def percent(run: Run) -> dict[str, float]:
-    """The published metrics of a run's task, in percent."""
-    return {name: 100 * run.metrics[name] for name in GLUE[run.task].metrics if name in run.metrics}
+def percent(run: Run, task: str) -> dict[str, float]:
+    """The published metrics of a run of a task, in percent."""
+    return {name: 100 * run.metrics[name] for name in GLUE[task].metrics if name in run.metrics}
 
 
 def results_table(results: Sequence[Result]) -> Table:
     """One row a model, as published."""
-    notes = ["A cell is the best of its runs; their spread is in the next table. An average needs all of its tasks."]
+    notes = [
+        "A cell is the best of its runs; their spread is in the next table. An average needs all of its tasks. Perplexity and "
+        "eval loss are those of the best pretraining run of the model."
+    ]
     if any(result.degenerate for result in results):
         notes.append(f"{DEGENERATE} the run has learnt nothing: it always says the same, or scores what guessing does.")
     columns = ["model", "average_bert", "average_glue", *TASKS, "perplexity", "eval loss", "source"]
@@ -162,8 +145,8 @@ def spread_table(runs: Iterable[Run]) -> Table:
     rows = []
     for (model, task), group in by_row_and_task(runs).items():
         for metric in GLUE[task].metrics:
-            values = [scores[metric] for scores in map(percent, group) if metric in scores]
-            figures = spread(values) if values else ()
+            values = [100 * run.metrics[metric] for run in group if metric in run.metrics]
+            figures = [max(values), *median_mean_std(values)] if values else []
             cells = [f"{value:.2f}" for value in figures] + [""] * (4 - len(figures))
             degenerate = sum(run.degenerate for run in group)
             rows.append([model, task, metric, str(len(group)), *cells, str(degenerate)])
@@ -171,32 +154,11 @@ def spread_table(runs: Iterable[Run]) -> Table:
     return Table("Finished runs of each task", columns, rows)
 
 
-def spread(values: Sequence[float]) -> list[float]:
-    """Maximum, median, mean, and where there are two values the standard deviation of the sample."""
-    figures = [max(values), statistics.median(values), statistics.fmean(values)]
-    return [*figures, statistics.stdev(values)] if len(values) > 1 else figures
-
-
 def unfinished_table(runs: Iterable[Run]) -> Table:
-    """Runs of a task that count nowhere."""
+    """Runs that count nowhere."""
     rows = [
-        [str(run.directory), run.model, run.task or "", run.status, " ".join(str(run.summary.get("error", "")).split())[:80]]
+        [str(run.directory), run.model, run.task or "", run.record.status, " ".join((run.record.error or "").split())[:80]]
         for run in runs
-        if not run.finished and run.task is not None
+        if not run.record.finished
     ]
     return Table("Not counted", ["run", "model", "task", "status", "error"], rows)
-
-
-def pretraining_table(runs: Iterable[Run]) -> Table:
-    """One row a run; the status where not all have finished."""
-    runs = list(runs)
-    unfinished = not all(run.finished for run in runs)
-    columns = {title: spec for title, spec in PRETRAINING.items() if title != "status" or unfinished}
-    return Table("", list(columns), [[_figure(run.summary, *spec) for spec in columns.values()] for run in runs])
-
-
-def _figure(summary: dict[str, Any], key: str, template: str) -> str:
-    value: Any = summary
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    return "" if value is None else template.format(value)

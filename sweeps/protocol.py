@@ -13,6 +13,7 @@ import yaml
 from objectives.glue import glue_task
 
 T = TypeVar("T")
+SMALLER_IS_BETTER = ("perplexity", "eval_loss")
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Search:
     Attributes:
         trials: points to draw.
         space: option → {distribution of ``ray.tune``: its arguments}.
-        minimise: the key of ``summary.json`` that ranks them after each validation.
+        minimise: the key of ``summary.json``, perplexity or eval_loss, that ranks them after each validation.
         first_cut: optimizer steps after which a fit may be ended for the first time.
         reduction: of the fits that come to a cut one in so many goes on; cuts are at ``first_cut · reduction^k`` steps.
     """
@@ -140,6 +141,8 @@ def search_of(protocol: Protocol) -> Search | None:
     search = checked(Search, protocol.search, "search")
     if not search.space:
         raise ValueError("search: the space is empty; give at least one option with its distribution")
+    if search.minimise not in SMALLER_IS_BETTER:
+        raise ValueError(f"search: minimise is {search.minimise!r}, expected {' or '.join(SMALLER_IS_BETTER)}")
     if search.reduction < 2:
         raise ValueError(f"search: reduction is {search.reduction}, expected 2 or more")
     if search.first_cut >= max_steps(protocol):

@@ -1,6 +1,5 @@
 """``sweep.json``: what a sweep has done and what came out, with every maximum beside the spread that it was picked from."""
 
-import json
 import math
 import statistics
 from pathlib import Path
@@ -9,21 +8,23 @@ from typing import Any
 from rich.table import Table
 
 from objectives.glue import GLUE
+from run_record import RunRecord, read_object, write_json
 from sweeps.protocol import Trial
-from sweeps.trial import is_finished, summary_of
+from sweeps.trial import is_finished
 
 PRETRAINING = "pretraining"  # stands for the task of a fit that has none
-SMALLER_IS_BETTER = ("perplexity", "eval_loss")
+FILE = "sweep.json"
 HEADER = ("name", "model", "protocol", "pretrained", "extra")
+SETTINGS = ("protocol", "pretrained", "data.path", "extra")  # not to be mixed
 TRIAL = ("task", "seed", "settings", "start", "run", "status")
 
 
 class Record:
     """The content of ``sweep.json`` and its file.
 
-    Keys: ``name``, ``model``, ``protocol``, ``pretrained``, ``extra`` (further options of ``train.py``), ``trials`` (name →
-    ``task``, ``seed``, ``settings``, ``start``, ``run``, ``status``, ``error``) and ``tasks`` (:func:`results`). The status of a
-    trial is waiting, running, finished, failed or pruned (ended early by a search).
+    Keys: ``name``, ``model``, ``protocol``, ``pretrained``, ``data.path``, ``extra`` (further options of ``train.py``),
+    ``trials`` (name → ``task``, ``seed``, ``settings``, ``start``, ``run``, ``status``, ``error``) and ``tasks``
+    (:func:`results`). The status of a trial is waiting, running, finished, failed or pruned (ended early by a search).
     """
 
     def __init__(self, directory: Path, content: dict[str, Any]) -> None:
@@ -40,12 +41,12 @@ class Record:
         Raises:
             ValueError: the file is not one, or not a whole one.
         """
-        file = directory / "sweep.json"
+        file = directory / FILE
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            content = read_object(file)
             known = [{key: entry[key] for key in TRIAL} for entry in content["trials"].values()]
             known += [{key: content[key] for key in HEADER}]
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise ValueError(f"{file}: not the record of a sweep, or only the beginning of one ({error})") from error
         return cls(directory, content)
 
@@ -57,11 +58,11 @@ class Record:
             ValueError: the directory holds a sweep of other settings, with which these would be mixed.
         """
         before: dict[str, Any] = {}
-        if (directory / "sweep.json").exists():
+        if (directory / FILE).exists():
             before = cls.load(directory).content
         kept = before.get("trials", {})
-        for key in ("protocol", "pretrained", "extra") if before else ():
-            if before[key] != header[key]:
+        for key in SETTINGS:
+            if key in before and before[key] != header[key]:
                 raise ValueError(
                     f"{directory} is of a sweep with {key} {before[key]!r}, not {header[key]!r}; give another --name"
                 )
@@ -94,11 +95,8 @@ class Record:
 
     def save(self) -> None:
         """Write the file, whole or not at all."""
-        self.directory.mkdir(parents=True, exist_ok=True)
         self.content["tasks"] = results(self.directory, self.trials)
-        partial = self.directory / "sweep.json.partial"
-        partial.write_text(json.dumps(self.content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        partial.replace(self.directory / "sweep.json")
+        write_json(self.directory / FILE, self.content)
 
     def names(self, *statuses: str) -> list[str]:
         """Trials of these statuses."""
@@ -110,11 +108,12 @@ class Record:
         return self.directory / task_results["best"] / "version_0" / "export" if task_results else None
 
 
-def metrics_of(summary: dict[str, Any]) -> dict[str, float]:
+def figures_of(record: RunRecord) -> dict[str, float]:
     """A run's figures: those of its task, NaN where they are not defined, or of pretraining."""
-    if "metrics" not in summary and not summary.get("task"):
-        return {key: summary[key] for key in SMALLER_IS_BETTER if key in summary}
-    return {name: math.nan if value is None else value for name, value in summary.get("metrics", {}).items()}
+    if record.task or record.metrics:
+        return record.metrics
+    losses = {"perplexity": record.perplexity, "eval_loss": record.eval_loss}
+    return {name: value for name, value in losses.items() if value is not None}
 
 
 def spread(values: list[float], degenerate: int = 0) -> dict[str, float]:
@@ -134,14 +133,14 @@ def spread(values: list[float], degenerate: int = 0) -> dict[str, float]:
 
 def results(directory: Path, trials: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Task → ``best`` (the trial that ranks first) and ``metrics`` (metric → :func:`spread`), over the finished trials."""
-    by_task: dict[str, dict[str, dict[str, Any]]] = {}
+    by_task: dict[str, dict[str, RunRecord]] = {}
     for name, trial in trials.items():
-        if trial["status"] == "finished":
-            by_task.setdefault(trial["task"] or PRETRAINING, {})[name] = summary_of(directory / trial["run"])
+        if trial["status"] == "finished" and (record := RunRecord.find(directory / trial["run"])):
+            by_task.setdefault(trial["task"] or PRETRAINING, {})[name] = record
     found = {}
-    for task, summaries in by_task.items():
-        figures = {name: metrics_of(summary) for name, summary in summaries.items()}
-        degenerate = sum(bool(summary.get("degenerate")) for summary in summaries.values())
+    for task, records in by_task.items():
+        figures = {name: figures_of(record) for name, record in records.items()}
+        degenerate = sum(bool(record.degenerate) for record in records.values())
         metrics = dict.fromkeys(metric for run in figures.values() for metric in run)
         best = max(figures, key=lambda name: rank(task, figures[name]))
         found[task] = {

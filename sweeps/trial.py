@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from run_record import RunRecord
+
 GUARD = Path(__file__).with_name("guard.py")
 POLL = 0.5  # seconds
 LOCK_WAIT = 60.0  # seconds; the processes of an interrupted sweep are gone after the guard's grace
-WORST = 1e12  # stands for a figure that is not finite, which ASHA could not rank
+WORST = 1e12  # stands for a figure that is not finite, and so absent, which ASHA could not rank
 
 
 @dataclass(frozen=True)
@@ -56,18 +58,10 @@ class FitError(RuntimeError):
     """A fit came to no end."""
 
 
-def summary_of(run: Path) -> dict[str, Any]:
-    """A run's ``summary.json``; empty where it has none that can be read."""
-    try:
-        content = json.loads((run / "summary.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
 def is_finished(run: Path) -> bool:
     """Whether a run came to its end: its own summary says so, and nothing else does."""
-    return summary_of(run).get("status") == "finished"
+    record = RunRecord.find(run)
+    return record is not None and record.finished
 
 
 def last_line(log: Path) -> str:
@@ -102,12 +96,14 @@ def run_fit(fit: Fit, report: Callable[[dict[str, float]], None]) -> None:
             try:
                 hung = not watch(fit, guard, reports)
             finally:
+                assert guard.stdin is not None  # a pipe
                 guard.stdin.close()
                 code = guard.wait()
             if hung:
                 print(f"no sign of life for {fit.stall / 60:g} minutes", file=log)
             elif code == 0 and not is_finished(fit.run):
-                print(f"ended with status {summary_of(fit.run).get('status', 'missing')!r}, not 'finished'", file=log)
+                record = RunRecord.find(fit.run)
+                print(f"ended with status {record.status if record else 'missing'!r}, not 'finished'", file=log)
     if not is_finished(fit.run):
         raise FitError(last_line(fit.log))
     reports.update(final=True)
@@ -169,11 +165,13 @@ class Reports:
 
     def update(self, final: bool = False) -> None:
         """Report the newest validation. That of the last step waits for the end, or a cut there would cost the export."""
-        summary = summary_of(self.fit.run) if self.fit.watch else {}
-        step, value = summary.get("eval_step"), summary.get(self.fit.watch)
-        if step is None or value is None or step <= self.last or (step >= self.fit.max_steps and not final):
+        record = RunRecord.find(self.fit.run) if self.fit.watch else None
+        if record is None or record.eval_step is None or record.eval_step <= self.last:
             return
-        line = {"steps": step, self.fit.watch: value if math.isfinite(value) else WORST}
+        if record.eval_step >= self.fit.max_steps and not final:
+            return
+        value = getattr(record, self.fit.watch)
+        line = {"steps": record.eval_step, self.fit.watch: WORST if value is None or not math.isfinite(value) else value}
         with self.file.open("a", encoding="utf-8") as file:
             print(json.dumps(line), file=file)
         self._send(line)

@@ -25,7 +25,7 @@ from sweeps.protocol import Search
 from sweeps.record import Record, results_table
 from sweeps.trial import Fit, FitError, last_line, run_on_ray
 
-QUIET = {"logging_level": logging.ERROR, "log_to_driver": False}
+QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
 
 
 @contextlib.contextmanager
@@ -79,9 +79,13 @@ def run_stage(
             grace_period=search.first_cut,
             reduction_factor=search.reduction,
         )
+
+    def of_spec(spec: Any) -> Fit:
+        return fits[spec.config.name]
+
     tuner = tune.Tuner(
         tune.with_resources(run_on_ray, {"cpu": cpus, "gpu": gpus}),
-        param_space={"name": tune.grid_search(list(fits)), "fit": tune.sample_from(lambda spec: fits[spec.config.name])},
+        param_space={"name": tune.grid_search(list(fits)), "fit": tune.sample_from(of_spec)},
         tune_config=tune.TuneConfig(
             scheduler=scheduler,
             max_concurrent_trials=concurrency,
@@ -110,7 +114,7 @@ class Progress(TrialProgressCallback):
         self.began: dict[str, float] = {}
         self.live: Live | None = None  # begins in setup, as Tune pickles its callbacks
 
-    def setup(self, **info: Any) -> None:
+    def setup(self, *args: Any, **info: Any) -> None:
         self.console = Console()
         if self.console.is_terminal:
             self.live = Live(get_renderable=self.view, console=self.console, refresh_per_second=1)

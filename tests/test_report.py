@@ -37,15 +37,32 @@ def complaint(*arguments: str | Path) -> str:
 def test_pretraining_runs_have_the_table_of_pretraining_and_where_things_are(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_run(tmp_path, "a", 0, eval_loss=9.5)
-    run = write_run(tmp_path, "a", 1, eval_loss=2.5)
+    run = write_run(tmp_path, "a", 0, eval_loss=2.5)
+    worse = write_run(tmp_path, "a", 1, eval_loss=3.5)
     (run / "export").mkdir()
     report.run([str(tmp_path)])
     printed = capsys.readouterr().out
-    assert "2.5000" in printed
-    assert "9.5000" not in printed  # the newest version alone
+    assert "2.5000 3.0000 3.0000 0.7071" in printed
     assert f"{run}: TensorBoard events, Hugging Face model in export/\n" in printed
+    assert str(worse) not in printed
     assert "bert_HF" not in printed
+    report.run([str(tmp_path), "--runs", "--format", "csv"])
+    assert f"{worse},a,,finished,,,3.5000,\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("here", [".", "./", "..", "../version_0"])
+def test_where_one_stands_does_not_matter(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, here: str
+) -> None:
+    monkeypatch.chdir(write_run(tmp_path, "a", eval_loss=2.5))
+    report.run([here, "--format", "csv"])
+    assert capsys.readouterr().out.splitlines()[1:] == ["a,,,,2.5000,,,"]
+
+
+def test_a_traceback_on_demand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIFECTA_TRACEBACK", "1")
+    with pytest.raises(FileNotFoundError):
+        report.run([str(tmp_path)])
 
 
 def test_a_directory_of_mixed_runs_half_of_them_unfinished(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

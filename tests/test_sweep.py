@@ -17,6 +17,8 @@ import yaml
 
 import sweep
 from helpers import CONFIG
+from sweeps.driver import session_directory
+from sweeps.plan import fit_of, make_plan
 
 ROOT = Path(__file__).parent.parent
 FAKE = (sys.executable, str(Path(__file__).with_name("fake_fit.py")))
@@ -46,7 +48,7 @@ def write_protocol(directory: Path, **content: Any) -> Path:
 
 def start(root: Path, *options: Any, train: tuple[str, ...] = FAKE) -> subprocess.Popen:
     """``sweep.py`` on another training command, in a process of its own, its output in ``root / "output"``."""
-    program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import sweep; sweep.main(train={train!r})"
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import sweep; sweep.run(train={train!r})"
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HOME": str(root / "home")}
     command = [sys.executable, "-c", program, *map(str, options)]
     with (root / "output").open("a") as output:
@@ -111,7 +113,7 @@ def test_a_killed_sweep_goes_on_and_repeats_nothing(tmp_path: Path, protocol: Pa
     assert len(events(tmp_path)) == begun
     assert not list((tmp_path / "home").glob("*ray*"))
     assert not (tmp_path / "home" / ".ray").exists()
-    assert not sweep.session_directory(tmp_path / "runs" / name).exists()
+    assert not session_directory(tmp_path / "runs" / name).exists()
 
 
 @pytest.mark.slow
@@ -214,12 +216,12 @@ def test_mistakes_are_one_line_before_ray_starts(
     tmp_path: Path, protocol: Path, pretrained: Path, options: list[str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "sweeps.tuning", None)  # an import of it is an error
-    monkeypatch.setattr(sweep, "ray_environment", lambda address: {})  # other tests have theirs
+    monkeypatch.setattr("sweeps.driver.ray_environment", lambda address: {})  # other tests have theirs
     (tmp_path / "keys.yaml").write_text("config: fit.yaml\nepochs: 3\n")
     (tmp_path / "grid.yaml").write_text("config: fit.yaml\ntasks: {CoLA: }\ngrid: {}\n")
     options = [option.format(tmp=tmp_path, model=pretrained) for option in options]
     with pytest.raises(SystemExit) as stop:
-        sweep.main(["--config", str(protocol), "--runs", str(tmp_path / "runs"), *options])
+        sweep.run(["--config", str(protocol), "--runs", str(tmp_path / "runs"), *options])
     assert isinstance(stop.value.code, str)
     assert stop.value.code.startswith("error: ")
     assert message.format(tmp=tmp_path) in stop.value.code
@@ -227,17 +229,41 @@ def test_mistakes_are_one_line_before_ray_starts(
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize(
-    ("path", "name"),
-    [
-        ("runs/bert_100k/version_3/export", "bert_100k"),
-        ("runs/bert_1mi/version_0/bert_100k", "bert_100k"),  # exported at a step, under this name
-        ("models/minilm", "minilm"),
-        ("google-bert/bert-base-cased", "bert-base-cased"),
-    ],
-)
-def test_a_model_is_called_after_its_experiment(path: str, name: str) -> None:
-    assert sweep.model_name(path) == name
+def test_a_traceback_on_demand(tmp_path: Path, protocol: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIFECTA_TRACEBACK", "1")
+    monkeypatch.setattr("sweeps.driver.ray_environment", lambda address: {})
+    with pytest.raises(ValueError, match="--pretrained is missing"):
+        sweep.run(["--config", str(protocol), "--runs", str(tmp_path / "runs")])
+
+
+def test_without_ray_there_is_one_line_that_says_what_to_install(
+    tmp_path: Path, protocol: Path, pretrained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "sweeps.tuning", None)
+    monkeypatch.setattr("sweeps.driver.ray_environment", lambda address: {})
+    with pytest.raises(SystemExit) as stop:
+        sweep.run(["--config", str(protocol), "--runs", str(tmp_path / "runs"), "--pretrained", str(pretrained)])
+    assert str(stop.value.code).endswith("sweeps need Ray: pip install -e '.[sweep]'")
+
+
+def test_a_sweep_goes_on_with_the_data_that_it_began_with(
+    tmp_path: Path, protocol: Path, pretrained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However it is written; a hub id is no path. A record of before it was noted goes on with any."""
+    for name in ("glue", "other"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    common = ["--config", str(protocol), "--pretrained", str(pretrained), "--runs", str(tmp_path / "runs"), "--data.path"]
+    begun = make_plan(sweep.parse([*common, "glue"])).record
+    begun.save()
+    assert json.loads((begun.directory / "sweep.json").read_text())["data.path"] == str(tmp_path / "glue")
+    make_plan(sweep.parse([*common, "./other/../glue"]))
+    for other in ("other", "nyu-mll/glue"):
+        with pytest.raises(ValueError, match=r"is of a sweep with data\.path '.*/glue', not '.*'; give another --name"):
+            make_plan(sweep.parse([*common, other]))
+    del begun.content["data.path"]
+    begun.save()
+    make_plan(sweep.parse([*common, "other"]))
 
 
 def test_command_of_a_trial(tmp_path: Path, pretrained: Path) -> None:
@@ -255,9 +281,8 @@ def test_command_of_a_trial(tmp_path: Path, pretrained: Path) -> None:
         str(tmp_path),
         "--",
     ]
-    options = sweep.parse(arguments + extra)
-    protocol, trials, _, record = sweep.plan(options)
-    fit = sweep.fit_of(trials[1], options, ("train",), protocol, record, "MODEL")
+    plan = make_plan(sweep.parse(arguments + extra))
+    fit = fit_of(plan, plan.trials[1], "MODEL", ("train",), stall=30)
     assert fit.command == (
         *("train", f"--config={tmp_path / 'fit.yaml'}", "--data.task=STS-B", "--data.path=GLUE", "--model.pretrained=MODEL"),
         *("--model.lr=1e-05", "--a=true", "--seed_everything=1", "--trainer.enable_progress_bar=false", *extra),

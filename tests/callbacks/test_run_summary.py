@@ -11,17 +11,17 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from callbacks import GMP, LRRangeTest, OneCycleLR, RandomState, RigL, RunSummary
+import callbacks.run_summary
+from callbacks import GMP, FinalValidation, LRRangeTest, OneCycleLR, RandomState, RigL, RunSummary
 from datamodules import TextDataModule
 from helpers import Recorder, fit, parameters
 
 Data = Callable[..., TextDataModule]
 
 ALWAYS = {
-    *("status", "steps", "tokens", "seconds", "tokens_per_second", "parameters", "nonzeros", "sparsity"),
-    *("flops_per_step", "peak_memory_mb", "versions", "command"),
+    *("experiment", "status", "seed", "steps", "tokens", "seconds", "train_seconds", "tokens_per_second"),
+    *("parameters", "nonzeros", "sparsity", "flops_per_step", "peak_memory_mb", "versions", "command"),
 }
-OF_LOGGER_AND_SEED = {"experiment", "seed"}
 OF_VALIDATION = {"eval_loss", "perplexity", "unigram_loss", "eval_step"}
 
 
@@ -30,23 +30,22 @@ def read(root: Path) -> dict[str, Any]:
 
 
 def test_keys_and_values_of_a_finished_run(tmp_path: Path, text_data: Data) -> None:
-    logger, rigl = TensorBoardLogger(tmp_path, name="sparse_80"), RigL(sparsity=0.8)
     trainer = fit(
         tmp_path,
         text_data(),
-        [rigl, RunSummary()],
+        [RigL(sparsity=0.8), RunSummary(matmul="oneDNN")],
         max_steps=4,
         accumulate_grad_batches=2,
         limit_val_batches=2,
-        logger=logger,
     )
-    summary = read(Path(logger.log_dir))
-    assert summary.keys() - {"revision"} == ALWAYS | OF_LOGGER_AND_SEED | OF_VALIDATION | {"average_density"}
+    summary = read(tmp_path)
+    assert summary.keys() - {"revision"} == ALWAYS | OF_VALIDATION | {"average_density", "matmul"}
     assert summary["status"] == "finished"
-    assert (summary["experiment"], summary["seed"]) == ("sparse_80", 0)
+    assert (summary["matmul"], summary["seed"]) == ("oneDNN", 0)
     assert (summary["steps"], summary["eval_step"]) == (4, 4)
     assert summary["tokens"] == 4 * 2 * 8 * 16
     assert summary["tokens_per_second"] * (summary["seconds"] + 0.01) >= summary["tokens"]  # validation is not in the rate
+    assert 0 < summary["train_seconds"] <= summary["seconds"]
     assert summary["average_density"] == pytest.approx(0.2, abs=1e-4)
     metrics = trainer.callback_metrics
     assert summary["eval_loss"] == pytest.approx(float(metrics["val/loss"]))
@@ -74,7 +73,7 @@ def test_counts_of_weights_are_exact(tmp_path: Path, text_data: Data) -> None:
 def test_what_has_no_meaning_is_absent(tmp_path: Path, text_data: Data) -> None:
     fit(tmp_path, text_data(), [RunSummary()], max_steps=2)
     summary = read(tmp_path)
-    assert summary.keys() - {"revision"} == ALWAYS | {"seed"}
+    assert summary.keys() - {"revision"} == ALWAYS
     assert summary["nonzeros"] == summary["parameters"]
     assert summary["sparsity"] == {"model": 0.0, "encoder": 0.0, "embeddings": 0.0}
     assert summary["versions"]["torch"] == torch.__version__
@@ -135,9 +134,79 @@ def test_status_of_a_run_that_ends_with_an_exception(
     assert summary.get("error") == ("RuntimeError: out of luck" if status == "failed" else None)
 
 
-def test_status_of_a_run_that_stops_early(tmp_path: Path, text_data: Data) -> None:
+def test_an_end_that_a_callback_asked_for_is_an_end(tmp_path: Path, text_data: Data) -> None:
     fit(tmp_path, text_data(), [RunSummary(), At(2, stop_early)], max_steps=9)
-    assert (read(tmp_path)["status"], read(tmp_path)["steps"]) == ("stopped", 3)
+    assert (read(tmp_path)["status"], read(tmp_path)["steps"]) == ("finished", 3)
+
+
+@pytest.mark.parametrize(
+    ("directory", "experiment"),
+    [("sparse_80/version_3", "sparse_80"), ("sparse_80", "sparse_80"), ("version_x", "version_x")],
+)
+def test_the_experiment_is_what_the_directory_says_whatever_is_logged_where(
+    tmp_path: Path, text_data: Data, directory: str, experiment: str
+) -> None:
+    loggers = [TensorBoardLogger(tmp_path / "elsewhere", name=f"logger_{number}") for number in range(2)]
+    fit(tmp_path / directory, text_data(), [RunSummary()], max_steps=1, logger=loggers)
+    assert read(tmp_path / directory)["experiment"] == experiment
+    assert len(list(tmp_path.rglob("summary.json"))) == 1
+
+
+def test_the_revision_is_that_of_the_start(tmp_path: Path, text_data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    revisions = iter(("first", "second"))
+    monkeypatch.setattr(callbacks.run_summary, "revision", lambda: next(revisions))
+    seen = []
+    watch = At(1, lambda trainer: seen.append(read(tmp_path)["revision"]))
+    fit(tmp_path, text_data(), [RunSummary(), watch], max_steps=2, val_check_interval=1, limit_val_batches=1)
+    assert [*seen, read(tmp_path)["revision"]] == ["first", "first"]
+    fit(tmp_path, text_data(), [RunSummary()], max_steps=1)
+    assert read(tmp_path)["revision"] == "second"
+
+
+class Refusal(Callback):
+    """Refuses a run in one of its hooks."""
+
+    def __init__(self, hook: str) -> None:
+        self.hook = hook
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.refuse("setup")
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.refuse("on_fit_start")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.refuse("on_train_start")
+
+    def refuse(self, hook: str) -> None:
+        if hook == self.hook:
+            raise ValueError("no")
+
+
+@pytest.mark.parametrize("hook", ["setup", "on_fit_start", "on_train_start"])
+def test_a_run_that_is_refused_writes_nothing(tmp_path: Path, text_data: Data, hook: str) -> None:
+    with pytest.raises(ValueError, match="no"):
+        fit(tmp_path, text_data(), [Refusal(hook), RunSummary()], max_steps=2)
+    assert not (tmp_path / "summary.json").exists()
+
+
+@pytest.mark.parametrize("max_steps", [3, 4, 9])
+def test_a_refused_resume_leaves_a_finished_run_as_it_was(tmp_path: Path, text_data: Data, max_steps: int) -> None:
+    """Of another length than its cycle: shorter, and longer; and the same one goes on."""
+
+    def run_callbacks() -> list[Callback]:
+        return [OneCycleLR(), FinalValidation(), RunSummary()]
+
+    trainer = fit(tmp_path, text_data(), run_callbacks(), max_steps=4, limit_val_batches=1)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    before = (tmp_path / "summary.json").read_bytes()
+    if max_steps == 4:
+        fit(tmp_path, text_data(), run_callbacks(), max_steps=4, ckpt_path=tmp_path / "last.ckpt", limit_val_batches=1)
+        assert read(tmp_path)["status"] == "finished"
+        return
+    with pytest.raises(ValueError, match="cycle is of 4 steps"):
+        fit(tmp_path, text_data(), run_callbacks(), max_steps, ckpt_path=tmp_path / "last.ckpt", limit_val_batches=1)
+    assert (tmp_path / "summary.json").read_bytes() == before
 
 
 def test_the_summary_goes_on_across_a_resume(tmp_path: Path, text_data: Data) -> None:
@@ -147,7 +216,7 @@ def test_the_summary_goes_on_across_a_resume(tmp_path: Path, text_data: Data) ->
     trainer = fit(tmp_path, text_data(), callbacks, max_steps=6, limit_train_batches=3, max_epochs=1)
     trainer.save_checkpoint(tmp_path / "half.ckpt")
     half = read(tmp_path)
-    assert half["status"] == "stopped"
+    assert (half["status"], half["steps"]) == ("finished", 3)
 
     recorder = Recorder()
     callbacks = [RunSummary(), recorder, RigL(every=2), OneCycleLR(), RandomState()]
@@ -187,7 +256,8 @@ def test_average_density_is_that_of_the_forward_passes_also_across_a_resume(tmp_
 
 def test_a_range_test_that_stops_is_summed_up(tmp_path: Path, text_data: Data) -> None:
     fit(tmp_path, text_data(), [RunSummary(), LRRangeTest(min_lr=1e-3, max_lr=1e3)], max_steps=60)
-    assert read(tmp_path)["status"] == "stopped"
+    assert read(tmp_path)["status"] == "finished"
+    assert read(tmp_path)["steps"] < 60
 
 
 def test_fast_dev_run_writes_no_summary(tmp_path: Path, text_data: Data) -> None:

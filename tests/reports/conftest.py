@@ -16,7 +16,7 @@ def write_run(tmp_path: Path) -> WriteRun:
     def write(experiment: str, version: int = 0, **summary: object) -> Path:
         run = tmp_path / experiment / f"version_{version}"
         run.mkdir(parents=True)
-        content = {"experiment": experiment, "status": "finished"} | summary
+        content = {"experiment": run.parent.name, "status": "finished"} | summary
         (run / "summary.json").write_text(json.dumps(content), encoding="utf-8")
         return run
 

@@ -13,7 +13,6 @@ from reports.results import (
     TASKS,
     WITHOUT_WNLI,
     own_results,
-    pretraining_table,
     published_results,
     results_table,
     spread_table,
@@ -169,37 +168,19 @@ def test_a_score_that_is_no_number_is_no_zero(tmp_path: Path, write_run: WriteRu
     assert spread_table(runs).rows[1] == ["stsb", "STS-B", "spearman", "2", "-20.00", "-20.00", "-20.00", "", "2"]
 
 
-def test_eval_loss_is_that_of_the_newest_finished_pretraining(tmp_path: Path, write_run: WriteRun) -> None:
-    for version, (loss, status) in enumerate([(3.5, "finished"), (3.0, "finished"), (2.0, "running")]):
+def test_eval_loss_is_that_of_the_best_finished_pretraining(tmp_path: Path, write_run: WriteRun) -> None:
+    for version, (loss, status) in enumerate([(3.5, "finished"), (3.0, "finished"), (3.2, "finished"), (2.0, "running")]):
         write_run("sparse_80", version, eval_loss=loss, status=status)
     write_run("cola", task="CoLA", metrics={"matthews": 0.4}, eval_loss=0.7, pretrained=EXPORT)
     write_run("other", task="CoLA", metrics={"matthews": 0.4}, eval_loss=0.7, pretrained="bert-base-cased")
     table = results_table(own_results(runs_below(tmp_path)))
     assert (row(table, "sparse_80")["eval loss"], row(table, "sparse_80")["perplexity"]) == ("3.000", "20.086")
     assert (row(table, "bert-base-cased")["eval loss"], row(table, "bert-base-cased")["perplexity"]) == ("", "")
+    assert "eval loss are those of the best pretraining run of the model" in table.notes[0]
 
 
-def test_absent_figures_of_pretraining_stay_empty(tmp_path: Path, write_run: WriteRun) -> None:
-    figures = {"nonzeros": 1234567, "eval_loss": 3.14159, "perplexity": 23.1405, "tokens_per_second": 31000.4}
-    write_run("a", sparsity={"model": 0.25, "encoder": 0.8}, **figures)
-    write_run("b", status="running")
-    table = pretraining_table(runs_below(tmp_path))
-    assert table.rows == [
-        ["a", "0.8000", "0.2500", "1,234,567", "3.1416", "23.14", "", "31,000", "finished"],
-        ["b", "", "", "", "", "", "", "", "running"],
-    ]
-    assert "status" not in pretraining_table(runs_below(tmp_path)[:1]).columns
-
-
-def test_figures_are_whole_in_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tables_are_whole_in_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    figures = {"eval_loss": 2.138, "perplexity": 8.48, "unigram_loss": 6.0976, "tokens_per_second": 31_000}
-    summary = {"experiment": "quickstart_teacher", "status": "finished", "nonzeros": 22_615_340} | figures
-    summary |= {"sparsity": {"encoder": 0.8, "model": 0.7958}}
-    text = pretraining_table([Run(Path(), summary, "quickstart_teacher", None, {})]).render("terminal")
-    row = "quickstart_teacher 0.8000 0.7958 22,615,340 2.1380 8.48 6.0976 31,000"
-    assert text.splitlines()[-1].split() == row.split()
-    assert max(map(len, text.splitlines())) <= 80
     wide = results_table(published_results()).render("terminal").splitlines()
     assert wide[2].split()[:4] == ["bert_HF", "81.67", "78.85", "56.53"]
 

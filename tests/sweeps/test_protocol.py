@@ -86,6 +86,10 @@ def test_search_draws_the_same_points_again_and_within_bounds() -> None:
         ({"search": {"trials": 3, "space": {"model.lr": {"gauss": [0, 1]}}}}, "expected one distribution as in"),
         ({"search": {"trials": 3, "space": {"model.lr": {"loguniform": [1]}}}}, "expected one distribution as in"),
         ({"search": {"trials": 3, "space": {"model.lr": {"uniform": [0, 1]}}, "first_cut": 9}}, "first_cut is 9"),
+        (
+            {"search": {"trials": 3, "space": {"model.lr": {"uniform": [0, 1]}}, "minimise": "loss"}},
+            "minimise is 'loss', expected perplexity or eval_loss",
+        ),
         ({"search": {"trials": 3, "space": {"a": {"uniform": [0, 1]}}}, "settings": {}}, r"trainer\.max_steps is None"),
     ],
 )

@@ -11,7 +11,7 @@ from rich.console import Console
 from sweeps.protocol import Trial
 from sweeps.record import Record, results_table, spread
 
-HEADER = {"name": "s", "model": "m", "protocol": "p", "pretrained": "d", "extra": []}
+HEADER = {"name": "s", "model": "m", "protocol": "p", "pretrained": "d", "data.path": "t", "extra": []}
 
 
 def trial(task: str, seed: int, **settings: Any) -> Trial:
@@ -21,7 +21,7 @@ def trial(task: str, seed: int, **settings: Any) -> Trial:
 def finish(record: Record, name: str, **results: Any) -> None:
     run = record.directory / record.trials[name]["run"]
     run.mkdir(parents=True, exist_ok=True)
-    (run / "summary.json").write_text(json.dumps({"status": "finished"} | results))
+    (run / "summary.json").write_text(json.dumps({"experiment": name, "status": "finished"} | results))
     record.end(name)
 
 
@@ -103,8 +103,9 @@ def test_tasks_of_an_earlier_start_stay(tmp_path: Path) -> None:
 
 def test_sweeps_are_not_mixed(tmp_path: Path) -> None:
     Record.open(tmp_path, HEADER, [trial("CoLA", 0, rate=1.0)]).save()
-    with pytest.raises(ValueError, match=r"is of a sweep with pretrained 'd', not 'e'; give another --name"):
-        Record.open(tmp_path, HEADER | {"pretrained": "e"}, [])
+    for key in ("protocol", "pretrained", "data.path"):
+        with pytest.raises(ValueError, match=rf"is of a sweep with {key} '{HEADER[key]}', not 'e'; give another --name"):
+            Record.open(tmp_path, HEADER | {key: "e"}, [])
     with pytest.raises(ValueError, match=r"trial CoLA_seed=0 of other settings; give another --name"):
         Record.open(tmp_path, HEADER, [trial("CoLA", 0, rate=2.0)])
 

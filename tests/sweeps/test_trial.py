@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from sweeps.trial import Fit, FitError, Reports, last_line, run_fit, summary_of
+from run_record import RunRecord
+from sweeps.trial import Fit, FitError, Reports, is_finished, last_line, run_fit
 
 ROOT = Path(__file__).parents[2]
 FAKE = (sys.executable, str(ROOT / "tests" / "fake_fit.py"))
@@ -68,7 +69,7 @@ def test_a_finished_fit_is_not_run_again(fit: Callable[..., Fit], tmp_path: Path
     run_fit(fit(), no_report)
     run_fit(fit(), no_report)
     assert [event for event, *_ in events(tmp_path)] == ["begins", "ends"]
-    assert summary_of(fit().run)["metrics"] == {"matthews": 0.1}
+    assert RunRecord.read(fit().run / "summary.json").metrics == {"matthews": 0.1}
     assert (fit().run / "checkpoints").is_dir()
 
 
@@ -137,7 +138,7 @@ def test_reports_are_kept_and_told_again(fit: Callable[..., Fit]) -> None:
     """The last validation is reported when the fit has ended; a restart knows all that was reported."""
     searching = fit(watch="perplexity", behaviour="searches", max_steps=30, **{"model.lr": 3.0, "trainer.max_steps": 30})
     told: list[dict[str, float]] = []
-    run_fit(searching, lambda line: told.append(line | {"finished": summary_of(searching.run)["status"] == "finished"}))
+    run_fit(searching, lambda line: told.append(line | {"finished": is_finished(searching.run)}))
     assert told[-1] == {"steps": 30, "perplexity": 300.0, "finished": True}
     assert [line["steps"] for line in told] == sorted({line["steps"] for line in told})
     assert not any(line["finished"] for line in told[:-1])
@@ -156,10 +157,13 @@ def test_a_pruned_trial_only_reports(fit: Callable[..., Fit], tmp_path: Path) ->
     assert not events(tmp_path)
 
 
-def test_a_figure_that_is_not_finite_is_worse_than_any(fit: Callable[..., Fit]) -> None:
+@pytest.mark.parametrize("figures", ['"perplexity": NaN', '"perplexity": null', '"eval_loss": 3.0'])
+def test_a_figure_that_is_not_finite_is_worse_than_any(fit: Callable[..., Fit], figures: str) -> None:
+    """It is absent from the file: JSON has no number for it."""
     diverged = fit(watch="perplexity", max_steps=30)
     diverged.run.mkdir(parents=True)
-    (diverged.run / "summary.json").write_text('{"eval_step": 10, "perplexity": NaN}')
+    summary = f'{{"experiment": "t", "status": "running", "eval_step": 10, {figures}}}'
+    (diverged.run / "summary.json").write_text(summary)
     told: list[dict[str, float]] = []
     Reports(diverged, told.append).update()
     assert told == [{"steps": 10, "perplexity": 1e12}]

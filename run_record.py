@@ -1,0 +1,179 @@
+"""What a run leaves behind: the content of ``summary.json``, and the names that its directory gives to it and to its model."""
+
+import dataclasses
+import json
+import math
+import re
+import types
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
+
+Status = Literal["running", "finished", "failed", "stopped"]
+SUMMARY = "summary.json"
+LARGEST = 2**63  # no count is
+EXPECTED = {str: "a text", int: "a number", float: "a number", bool: "true or false"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """One run. What has no meaning for it is None, or empty, and absent from the file.
+
+    Attributes:
+        experiment: name of the run's experiment.
+        status: ``finished`` came to its end, ``failed`` had an error, ``stopped`` was interrupted.
+        error: of a run that failed.
+        seed: of the run.
+        steps: optimizer steps made.
+        tokens: that the model was trained on, padding included, over all ranks and resumes.
+        seconds: of the fit over all resumes.
+        train_seconds: of these, without validation.
+        tokens_per_second: of training, without validation.
+        parameters: of the model.
+        nonzeros: parameters that no mask turns off.
+        sparsity: share of zeros by the masks, of the ``model``, the ``encoder`` and the ``embeddings``.
+        average_density: mean over training of the share of the sparse tensors' weights that were on.
+        eval_step: optimizer steps made when what follows was measured.
+        eval_loss: in nats.
+        perplexity: its exponential.
+        unigram_loss: what word frequencies alone would reach, in nats.
+        task: of GLUE; None for pretraining.
+        metrics: of the task, as fractions of 1; NaN where one is not defined.
+        degenerate: whether the model has learnt nothing of its task.
+        pretrained: directory or hub id of the model that the run started from.
+        flops_per_step: floating-point operations of an optimizer step over all ranks.
+        peak_memory_mb: most memory held.
+        matmul: library that multiplies fp32 matrices.
+        versions: of Python and of the packages.
+        revision: git commit of the code at the latest start.
+        command: of the latest start.
+    """
+
+    experiment: str
+    status: Status
+    error: str | None = None
+    seed: int | None = None
+    steps: int | None = None
+    tokens: int | None = None
+    seconds: float | None = None
+    train_seconds: float | None = None
+    tokens_per_second: float | None = None
+    parameters: int | None = None
+    nonzeros: int | None = None
+    sparsity: dict[str, float] = field(default_factory=dict)
+    average_density: float | None = None
+    eval_step: int | None = None
+    eval_loss: float | None = None
+    perplexity: float | None = None
+    unigram_loss: float | None = None
+    task: str | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    degenerate: bool | None = None
+    pretrained: str | None = None
+    flops_per_step: int | None = None
+    peak_memory_mb: float | None = None
+    matmul: str | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    revision: str | None = None
+    command: str | None = None
+
+    @property
+    def finished(self) -> bool:
+        return self.status == "finished"
+
+    def write(self, run: Path) -> None:
+        """Write ``summary.json`` into the directory of a run. JSON has no NaN: such a metric is null, such a loss is absent."""
+        content = _without_nan(dataclasses.asdict(self))
+        write_json(run / SUMMARY, {name: value for name, value in content.items() if value not in (None, {})})
+
+    @classmethod
+    def read(cls, file: Path) -> Self:
+        """The record in a file. Keys that are not known here, of a newer version, are left out.
+
+        Raises:
+            OSError: the file cannot be read.
+            ValueError: it is not the summary of a run, or a key holds what it cannot hold.
+        """
+        content, hints = read_object(file), get_type_hints(cls)
+        known = {name: content[name] for name in hints if content.get(name) is not None}
+        if isinstance(metrics := known.get("metrics"), dict):
+            known["metrics"] = {name: math.nan if value is None else value for name, value in metrics.items()}
+        if not (isinstance(known.get("experiment"), str) and known.get("status") in get_args(Status)):
+            statuses = ", ".join(get_args(Status))
+            raise ValueError(f"not the summary of a run: an experiment and a status ({statuses}) expected")
+        for name, value in known.items():
+            check(name, value, hints[name])
+        return cls(**known)
+
+    @classmethod
+    def find(cls, run: Path) -> Self | None:
+        """The record of a run that may not have begun, or whose ``summary.json`` may be broken: then None."""
+        try:
+            return cls.read(run / SUMMARY)
+        except (OSError, ValueError):
+            return None
+
+
+def check(name: str, value: object, kind: Any) -> None:
+    """Check a value against the type of its field.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    kind = get_args(kind)[0] if isinstance(kind, types.UnionType) else kind  # the other one is None
+    if get_origin(kind) is Literal:
+        return
+    if get_origin(kind) is dict:
+        if not isinstance(value, dict):
+            raise ValueError(f"{name}: an object expected, not {value!r:.40}")
+        for key, entry in value.items():
+            check(f"{name}.{key}", entry, get_args(kind)[1])
+        return
+    number = isinstance(value, float) or (type(value) is int and abs(value) <= LARGEST)
+    if not (number if kind in (int, float) else isinstance(value, kind)):
+        raise ValueError(f"{name}: {EXPECTED[kind]} expected, not {value!r:.40}")
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(entry) for key, entry in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_json(file: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file, whole or not at all: beside its place, then renamed."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f"{file.name}.partial")
+    partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    partial.replace(file)
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it holds something else.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # of JSON and of UTF-8; of braces without end
+        raise ValueError(f"not JSON, or only the beginning of it ({error})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"a JSON object expected, not {type(content).__name__}")
+    return content
+
+
+def experiment_name(run: Path) -> str:
+    """The experiment of a run's directory: ``RUNS/EXPERIMENT/version_N`` is EXPERIMENT, any other has its own name."""
+    return run.parent.name if re.fullmatch(r"version_\d+", run.name) else run.name
+
+
+def model_name(pretrained: str) -> str:
+    """What tables call a model.
+
+    ``runs/bert_1mi/version_0/export`` is ``bert_1mi``, ``runs/bert_1mi/version_0/bert_100k`` is ``bert_100k``, and
+    ``kept/export`` is ``kept``; of a hub id, and of any other directory, it is the last part.
+    """
+    path = Path(pretrained)
+    return experiment_name(path.parent if path.name == "export" else path) or path.name

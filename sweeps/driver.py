@@ -1,0 +1,76 @@
+"""Runs a plan: what Ray has to know before it is imported, one sweep at a time in a directory, stage after stage."""
+
+import getpass
+import hashlib
+import os
+import secrets
+from argparse import Namespace
+from pathlib import Path
+
+from filelock import FileLock
+
+from sweeps.plan import fit_of, make_plan
+from sweeps.protocol import search_of
+from sweeps.record import Record
+from sweeps.trial import Fit
+
+ROOT = Path(__file__).parents[1]
+
+
+def ray_environment(address: str | None) -> dict[str, str]:
+    """What Ray has to know before it is imported: it says nothing by itself, and on this machine alone it stays there."""
+    settings = {
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),  # of its workers
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AIR_NEW_OUTPUT": "0",  # the new one cannot be replaced
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    }
+    if not address:
+        settings["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # on Linux too it is this that binds Ray to loopback
+        settings["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # else Ray leaves one in the user's home
+    return settings
+
+
+def session_directory(directory: Path) -> Path:
+    """Where Ray keeps its files for a sweep: short, because of the sockets among them, and found again to be removed."""
+    root = Path(os.environ.get("RAY_TMPDIR", "/tmp"))
+    return root / f"ray_{getpass.getuser()[:16]}_{hashlib.sha256(str(directory).encode()).hexdigest()[:8]}"
+
+
+def run_sweep(options: Namespace, train: tuple[str, ...]) -> Record:
+    """First what starts from the pretrained model, then what starts from the best of that.
+
+    Args:
+        options: of the command line.
+        train: the command that takes a fit's options.
+
+    Raises:
+        ValueError: an option, the protocol or the directory of the sweep does not fit.
+        ImportError: Ray is not installed.
+        filelock.Timeout: another process runs this sweep.
+    """
+    os.environ.update(ray_environment(options.address))
+    plan = make_plan(options)
+    record, search, directory = plan.record, search_of(plan.protocol), plan.record.directory
+    directory.mkdir(parents=True, exist_ok=True)
+    with FileLock(directory / ".lock", timeout=0):
+        record.save()
+        if not any(record.trials[trial.name]["status"] == "waiting" for trial in plan.trials):
+            return record
+        from sweeps import tuning  # which takes its time, and takes Ray's environment as it is now
+
+        with tuning.cluster(options.address, session_directory(directory)):
+            for later in (False, True):
+                fits: dict[str, Fit] = {}
+                for trial in (trial for trial in plan.trials if bool(trial.start) == later):
+                    start = (
+                        plan.given.get(trial.start) or record.best(trial.start) if later else record.content["pretrained"]
+                    )
+                    if start is None:
+                        record.set(trial.name, "failed", f"{trial.start}, from which it starts, has no finished run")
+                    elif record.trials[trial.name]["status"] != "finished" or search:  # ASHA has yet to hear of the finished
+                        fits[trial.name] = fit_of(plan, trial, str(start), train, options.stall)
+                if fits:
+                    tuning.run_stage(fits, record, search, options.concurrency, options.cpus, options.gpus, options.retries)
+                    record = Record.load(directory)
+    return record

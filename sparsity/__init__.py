@@ -17,6 +17,7 @@ from sparsity.methods import (
     Static,
     drop_and_grow,
 )
+from sparsity.patterns import check_patterns, matching
 from sparsity.stepping import SparseStepping
 from sparsity.structures import Structure, parse_structure
 
@@ -36,10 +37,12 @@ __all__ = [
     "SparseTensor",
     "Static",
     "Structure",
+    "check_patterns",
     "criteria",
     "drop_and_grow",
     "erdos_renyi",
     "load_masks",
+    "matching",
     "methods",
     "nonzero_budget",
     "pack_bits",

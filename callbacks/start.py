@@ -62,10 +62,20 @@ def quiet_lightning(resumes: bool = False) -> None:
 class RunOverview(Callback):
     """Says on rank zero, when a fit starts, what is about to happen: a line or two a subject, plain where no terminal reads."""
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._said = False
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.is_global_zero:
-            for label, line in overview(trainer, pl_module):
-                rich.get_console().print(Text.assemble((f"{label:<10}", "bold"), line), soft_wrap=True)
+        self._say(trainer, pl_module)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self._said:  # all steps had been taken before, so that training did not start
+            self._say(trainer, pl_module)
+
+    def _say(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._said = True
+        for label, line in overview(trainer, pl_module) if trainer.is_global_zero else ():
+            rich.get_console().print(Text.assemble((f"{label:<10}", "bold"), line), soft_wrap=True)
 
 
 def overview(trainer: Trainer, pl_module: LightningModule) -> list[tuple[str, str]]:
@@ -94,11 +104,11 @@ def describe_sparsity(model: PreTrainedModel, sparse: SparseTraining | None) -> 
     if sparse is None or sparse.masks is None:
         return ["none"]
     size, stay, whole = sum(m.numel() for m in sparse.masks.values()), sum(sparse.nnz.values()), model.num_parameters()
-    now = "" if sum(sparse.masks.nnz().values()) == stay else f" (now {1 - sparse.density:.2%})"
+    now = "" if sum(sparse.masks.nnz().values()) == stay else f"; {1 - sparse.density:.2%} now"
+    tensors, method = counted(len(sparse.masks), "tensor"), type(sparse).__name__
     return [
-        f"{type(sparse).__name__}, {counted(len(sparse.masks), 'tensor')}: {1 - stay / size:.2%}{now}, "
-        f"{stay:,} of {size:,} weights stay",
-        f"whole model: {(size - stay) / whole:.2%}, {whole - size + stay:,} of {whole:,} weights stay",
+        f"{method}, {1 - stay / size:.2%} of {tensors}: {stay:,} of {size:,} weights stay{now}",
+        f"{(size - stay) / whole:.2%} of the whole model: {whole - size + stay:,} of {whole:,} weights stay",
     ]
 
 
@@ -137,8 +147,11 @@ def describe_steps(trainer: Trainer, data: Data) -> list[str]:
         epochs = sequences / len(data.train or [])
     else:
         epochs = sequences * (data.length - 2) / len(data.corpus.train.tokens)  # two of a sequence are special tokens
-    lines = [f"{trainer.max_steps:,}, {epochs:,.2f} epochs"]
-    return [*lines, f"from {trainer.global_step:,} on: {relative(trainer.ckpt_path)}"] if trainer.ckpt_path else lines
+    lines, step = [f"{trainer.max_steps:,}, {epochs:,.2f} epochs"], trainer.global_step
+    if trainer.ckpt_path:
+        where = f"from {step:,} on" if step < trainer.max_steps else "all taken"
+        lines.append(f"{where}: {relative(trainer.ckpt_path)}")
+    return lines
 
 
 def describe_device(trainer: Trainer) -> str:

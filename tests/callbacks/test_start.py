@@ -48,8 +48,8 @@ def test_every_line_of_a_sparse_run(tmp_path: Path, text_data: Data, capsys: pyt
     said = block(out)
     assert said["model"] == [f"BertForMaskedLM, 2 layers × 32, {whole:,} parameters"]
     assert said["sparsity"] == [
-        f"RigL, 12 tensors: 80.00%, {stay:,} of {size:,} weights stay",
-        f"whole model: {(size - stay) / whole:.2%}, {whole - size + stay:,} of {whole:,} weights stay",
+        f"RigL, 80.00% of 12 tensors: {stay:,} of {size:,} weights stay",
+        f"{(size - stay) / whole:.2%} of the whole model: {whole - size + stay:,} of {whole:,} weights stay",
     ]
     train, validation = len(corpus.train.tokens), len(corpus.validation.tokens)
     assert said["data"] == [
@@ -78,7 +78,9 @@ def test_pruning_says_where_it_goes_and_where_it_is(
     tmp_path: Path, text_data: Data, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fit(tmp_path, text_data(), [GMP(sparsity=0.9), RunOverview()], max_steps=2)
-    assert block(capsys.readouterr().out)["sparsity"][0].startswith("GMP, 12 tensors: 90.00% (now 0.00%), ")
+    (line, _) = block(capsys.readouterr().out)["sparsity"]
+    assert line.startswith("GMP, 90.00% of 12 tensors: ")
+    assert line.endswith(" weights stay; 0.00% now")
 
 
 def test_a_resumed_run_says_from_where(tmp_path: Path, text_data: Data, capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,8 +89,10 @@ def test_a_resumed_run_says_from_where(tmp_path: Path, text_data: Data, capsys: 
 
     fit(tmp_path, text_data(), callbacks(), 4, limit_train_batches=3, max_epochs=1).save_checkpoint("half.ckpt")
     capsys.readouterr()
-    fit(tmp_path, text_data(), callbacks(), 4, ckpt_path="half.ckpt")
+    fit(tmp_path, text_data(), callbacks(), 4, ckpt_path="half.ckpt").save_checkpoint("end.ckpt")
     assert block(capsys.readouterr().out)["steps"][1:] == ["from 3 on: half.ckpt"]
+    fit(tmp_path, text_data(), callbacks(), 4, ckpt_path="end.ckpt")
+    assert block(capsys.readouterr().out)["steps"][1:] == ["all taken: end.ckpt"]
 
 
 def test_a_trial_of_a_step_says_that_it_keeps_nothing(

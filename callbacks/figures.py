@@ -1,5 +1,6 @@
 """Pictures for TensorBoard. They are drawn without pyplot, so that a notebook's or a program's own figures are as they were."""
 
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -54,14 +55,14 @@ def layer_grid(
         grid[place] = values[name]
     largest = max(abs(value) for value in values.values()) or 1.0
 
-    figure = Figure(figsize=(1.2 + 1.05 * len(kinds), 1.2 + 0.36 * len(layers)), layout="constrained")
+    figure = Figure(figsize=(0.9 * (1 + len(kinds)), 1.2 + 0.36 * len(layers)), layout="constrained")
     axes = figure.add_subplot()
     picture = axes.imshow(grid, cmap=colours, norm=Normalize(-largest if signed else 0.0, largest), aspect="auto")
     for name, (row, column) in places.items():
         dark = abs(values[name]) > 0.6 * largest
-        axes.text(column, row, texts[name], ha="center", va="center", color="white" if dark else "black", fontsize=9)
-    axes.set_xticks(range(len(kinds)), [kind.replace(".", "\n") for kind in kinds], fontsize=9)
-    axes.set_yticks(range(len(layers)), [layer or "–" for layer in layers], fontsize=9)
+        axes.text(column, row, texts[name], ha="center", va="center", color="white" if dark else "black")
+    axes.set_xticks(range(len(kinds)), [re.sub("[._]", "\n", kind) for kind in kinds])
+    axes.set_yticks(range(len(layers)), [layer or "–" for layer in layers])
     axes.set_ylabel("layer")
     axes.set_title(title, fontsize=11)
     axes.tick_params(length=0)
@@ -107,10 +108,10 @@ def mask_picture(mask: Tensor, name: str) -> Figure:
     outputs, inputs = mask.flatten(1).shape
     density = float(mask.float().mean())
     blocks, rows, columns = block_density(mask, PIXELS), line_density(mask, 0), line_density(mask, 1)
-    figure = Figure(figsize=(10, 5.6), layout="constrained")
-    figure.suptitle(f"{name}: {density:.1%} on", fontsize=12)
-    ((left, right),) = figure.subfigures(1, 2, squeeze=False, width_ratios=(3, 2))
-    above, corner, picture, beside = left.subplots(2, 2, width_ratios=(4, 1), height_ratios=(1, 4)).flat
+    figure = Figure(figsize=(5, 7.5), layout="constrained")
+    figure.suptitle(f"{name}\n{density:.1%} on", fontsize=11)
+    (top,), (bottom,) = figure.subfigures(2, 1, squeeze=False, height_ratios=(8, 5))
+    above, corner, picture, beside = top.subplots(2, 2, width_ratios=(4, 1), height_ratios=(1, 4)).flat
     corner.remove()
 
     everything, darkest = (0, inputs, outputs, 0), float(blocks.max()) or 1.0
@@ -121,11 +122,11 @@ def mask_picture(mask: Tensor, name: str) -> Figure:
     beside.plot(rows.numpy(), np.arange(outputs) + 0.5, ".", markersize=_dot(outputs), color="C0")
     beside.set(ylim=(outputs, 0), xlim=(0, None), yticks=[], xlabel="share on")
 
-    axes = right.subplots()
+    axes = bottom.subplots()
     _sorted(axes, rows, density, inputs, "C0", f"outputs, {dead_rows(mask):,} dead")
     _sorted(axes, columns, density, outputs, "C1", f"inputs, {dead_columns(mask):,} dead")
     axes.plot([], [], "--", color="gray", label="of a random mask")
-    axes.set(xlabel="outputs and inputs, sorted", ylabel="share of their weights that is on", xlim=(0, 1), ylim=(0, None))
+    axes.set(xlabel="outputs and inputs, sorted", ylabel="share on", xlim=(0, 1), ylim=(0, None))
     axes.legend(frameon=False, loc="upper left")
     return figure
 
@@ -151,7 +152,7 @@ def range_test_figure(
     Args:
         scale: of the learning rate, ``log`` or ``linear``.
     """
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=(5.5, 3.6), layout="constrained")
     axes = figure.add_subplot()
     axes.plot(rates, losses, alpha=0.3, label="loss")
     axes.plot(rates, smoothed, label="smoothed")

@@ -5,8 +5,7 @@ import math
 from pathlib import Path
 
 from reports.tables import Table
-from sparsity import MaskSet, load_masks
-from sparsity.files import MASKS_FILE, REPORT_FILE
+from sparsity import MASKS_FILE, REPORT_FILE, MaskSet, load_masks
 from sparsity.statistics import Overlap, dead_columns, dead_rows, imbalance, overlap
 
 NOTE = (
@@ -27,8 +26,9 @@ def find_masks(run: Path) -> tuple[MaskSet, dict[str, int]]:
         raise ValueError(f"{run}: no {MASKS_FILE} there or in export/; a directory runs/EXPERIMENT/version_N expected")
     made_by = json.loads((directory / REPORT_FILE).read_text(encoding="utf-8")).get("made_by")
     start = made_by.get("initial_nnz") if isinstance(made_by, dict) else None
-    known = isinstance(start, dict) and start.keys() == masks.keys() and all(type(nnz) is int for nnz in start.values())
-    return masks, start if known else {}
+    if not isinstance(start, dict) or start.keys() != masks.keys() or not all(type(nnz) is int for nnz in start.values()):
+        return masks, {}
+    return masks, start
 
 
 def masks_table(run: Path, other: Path | None = None) -> Table:

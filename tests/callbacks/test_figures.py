@@ -73,7 +73,7 @@ def test_a_mask_is_drawn_in_place_and_in_a_bounded_number_of_blocks(shape: tuple
     assert above.lines[0].get_ydata() == pytest.approx(mask.float().mean(0).numpy())
     labels = [text.get_text() for text in ordered.get_legend().get_texts()]
     assert labels == ["outputs, 1 dead", "inputs, 0 dead", "of a random mask"]
-    assert figure.get_suptitle() == f"some.weight: {float(mask.float().mean()):.1%} on"
+    assert figure.get_suptitle() == f"some.weight\n{float(mask.float().mean()):.1%} on"
 
 
 def test_the_sorted_densities_of_a_random_mask_are_those_by_chance() -> None:

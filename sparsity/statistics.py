@@ -51,7 +51,9 @@ def block_density(mask: Tensor, most: int) -> Tensor:
 
 def replaced(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, float]:
     """Share of the active weights of each tensor that were off before; of a tensor without active weights 0."""
-    return {name: int((mask & ~before[name]).sum()) / max(int(mask.sum()), 1) for name, mask in after.items()}
+    return {
+        name: int((mask & ~before[name]).count_nonzero()) / max(int(mask.count_nonzero()), 1) for name, mask in after.items()
+    }
 
 
 @dataclass(frozen=True)

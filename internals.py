@@ -6,7 +6,7 @@ definition has a test. The versions it was tried with are the upper bounds in ``
 
 import datasets
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningCLI
 from pytorch_lightning.loops import _FitLoop
 from torch import nn
@@ -58,15 +58,6 @@ def draw_anew(model: PreTrainedModel, module: nn.Module) -> None:
 def dataset_fingerprint(dataset: datasets.Dataset) -> str:
     """Changes when the rows of a data set do."""
     return dataset._fingerprint
-
-
-class NamedProgressBar(RichProgressBar):
-    """Lightning's bar, with :attr:`train_description` before it in place of the number of the epoch, where that is set."""
-
-    train_description: str | None = None
-
-    def _get_train_description(self, current_epoch: int) -> str:
-        return self.train_description or super()._get_train_description(current_epoch)
 
 
 class CommandLineFirst(LightningCLI):

@@ -21,6 +21,7 @@ from callbacks.sparse_training import (
     SparseTraining,
     StaticSparsity,
 )
+from callbacks.start import RunOverview, quiet_lightning
 from callbacks.submission import GlueSubmission
 
 __all__ = [
@@ -40,10 +41,12 @@ __all__ = [
     "OneShot",
     "RandomState",
     "RigL",
+    "RunOverview",
     "RunSummary",
     "SparseTraining",
     "SparsityMonitor",
     "StaticSparsity",
     "StepMonitor",
     "StepProgressBar",
+    "quiet_lightning",
 ]

@@ -2,18 +2,18 @@
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from matplotlib.figure import Figure
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
-from torch import Tensor
+from pytorch_lightning.utilities.types import STEP_OUTPUT
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from callbacks.figures import add_figure, range_test_figure
 from callbacks.learning_rate import StepwiseSchedule
-from callbacks.monitor import add_figure
 from internals import is_accumulating
 
 SMOOTHING = 0.95
@@ -78,9 +78,9 @@ class LRRangeTest(StepwiseSchedule):
         return range_test_rate(step, self.steps, self.min_lr, self.max_lr, self.mode)
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: dict[str, Tensor], batch: object, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: object, batch_idx: int
     ) -> None:
-        if is_accumulating(trainer):
+        if is_accumulating(trainer) or not isinstance(outputs, Mapping):
             return
         loss = trainer.strategy.reduce(outputs["loss"].detach(), reduce_op="mean")
         self.losses.append(float(loss) * trainer.accumulate_grad_batches)
@@ -88,30 +88,22 @@ class LRRangeTest(StepwiseSchedule):
             trainer.should_stop = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        log_dir = trainer.log_dir  # asks all ranks
         losses = [loss for loss in self.losses if math.isfinite(loss)]
         if not trainer.is_global_zero or not losses:
             return
         rates = [self.rate(step) for step in range(len(losses))]
         suggestion, rose = suggest_max_lr(rates, losses)
         found = rose or len(losses) < len(self.losses)  # or it was not even a number any more
-        add_figure(trainer, "lr_range_test", self._figure(rates, losses, suggestion))
-        if log_dir is not None:
+        scale = "log" if self.mode == "exponential" else "linear"
+        add_figure(trainer, "lr_range_test", range_test_figure(rates, losses, smooth(losses), suggestion, scale))
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             result = {"lr": rates, "loss": losses, "suggested_max_lr": suggestion, "limit_found": found}
-            Path(log_dir, "lr_range_test.json").write_text(json.dumps(result), encoding="utf-8")
+            run = Path(trainer.default_root_dir)
+            run.mkdir(parents=True, exist_ok=True)
+            (run / "lr_range_test.json").write_text(json.dumps(result), encoding="utf-8")
         rank_zero_info(f"LR range test: suggested max_lr {suggestion:.3g}")
         if not found:
             rank_zero_warn(f"the loss never rose up to a learning rate of {rates[-1]:.3g}: raise max_lr to find the limit")
-
-    def _figure(self, rates: list[float], losses: list[float], suggestion: float) -> Figure:
-        figure = Figure(figsize=(7, 4), layout="constrained")
-        axes = figure.add_subplot()
-        axes.plot(rates, losses, alpha=0.3, label="loss")
-        axes.plot(rates, smooth(losses), label="smoothed")
-        axes.axvline(suggestion, linestyle="--", color="gray", label=f"suggested max_lr {suggestion:.3g}")
-        axes.set(xlabel="learning rate", ylabel="training loss", xscale="log" if self.mode == "exponential" else "linear")
-        axes.legend()
-        return figure
 
     def state_dict(self) -> dict[str, list[float]]:
         return {"losses": self.losses}

@@ -1,24 +1,32 @@
 """What one can see of a sparse model while it trains."""
 
-import matplotlib
-
-matplotlib.use("Agg")  # figures go to TensorBoard, never to a screen
 import time
 from collections.abc import Mapping
+from typing import cast
 
-import torch
-from matplotlib.figure import Figure
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
+from transformers import PreTrainedModel
 
+from callbacks.figures import (
+    add_figure,
+    change_figure,
+    dead_figure,
+    density_figure,
+    mask_picture,
+    replaced_figure,
+    tensorboards,
+)
 from callbacks.sparse_training import sparse_training
 from objectives.parameter_groups import embedding_parameters, encoder_weights
-from sparsity import SparseStepping
-from sparsity.statistics import dead_neurons, dead_rows
+from sparsity import SparseStepping, check_patterns, matching
+from sparsity.statistics import dead_neurons, dead_rows, replaced
+
+FEED_FORWARD = ("*.intermediate.*", "*.mlp.*", "*.ffn.*")
+"""Where a layer's feed-forward matrices are in BERT and RoBERTa, in ModernBERT and in DistilBERT."""
 
 
-def sparsity_totals(model: torch.nn.Module, sparse: SparseStepping | None) -> dict[str, float]:
+def sparsity_totals(model: PreTrainedModel, sparse: SparseStepping | None) -> dict[str, float]:
     """Share of zeros by the masks: of all parameters of the ``model``, of the ``encoder``'s matrices, of the ``embeddings``."""
     masks = {} if sparse is None else sparse.masks
     zeros = {name: mask.numel() - int(mask.sum()) for name, mask in masks.items()}
@@ -34,69 +42,78 @@ def sparsity_totals(model: torch.nn.Module, sparse: SparseStepping | None) -> di
     }
 
 
-def dead_counts(model: torch.nn.Module, masks: Mapping[str, Tensor]) -> dict[str, int]:
-    """``dead_neurons`` (inputs and outputs of linear layers) and ``dead_embedding_rows`` that have no weight on."""
+def linear_masks(model: PreTrainedModel, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The masks of linear layers: without those of embedding tables, whose rows and columns are no neurons."""
     tables = embedding_parameters(model)
+    return {name: mask for name, mask in masks.items() if name not in tables}
+
+
+def dead_counts(model: PreTrainedModel, masks: Mapping[str, Tensor]) -> dict[str, int]:
+    """``dead_neurons`` (inputs and outputs of linear layers) and ``dead_embedding_rows`` that have no weight on."""
+    linear = linear_masks(model, masks)
     return {
-        "dead_neurons": dead_neurons({name: mask for name, mask in masks.items() if name not in tables}),
-        "dead_embedding_rows": sum(dead_rows(mask) for name, mask in masks.items() if name in tables),
+        "dead_neurons": dead_neurons(linear),
+        "dead_embedding_rows": sum(dead_rows(mask) for name, mask in masks.items() if name not in linear),
     }
 
 
-def add_figure(trainer: Trainer, tag: str, figure: Figure) -> None:
-    """A figure in every TensorBoard log of the run, at the present step."""
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_figure(tag, figure, trainer.global_step)
-
-
-def layer_bars(values: dict[str, float], title: str) -> Figure:
-    """Horizontal bars, one a tensor, first tensor on top."""
-    figure = Figure(figsize=(9, 1.2 + 0.22 * len(values)), layout="constrained")
-    axes = figure.add_subplot()
-    axes.barh(list(values), list(values.values()))
-    axes.invert_yaxis()
-    axes.set_title(title)
-    axes.tick_params(axis="y", labelsize=7)
-    return figure
-
-
 class SparsityMonitor(Callback):
-    """Scalars ``sparsity/*`` and figures of density and of its change a tensor, at the start and after every validation.
+    """Scalars ``sparsity/*`` and figures of the masks, at the start and after every validation; nothing in between.
+
+    What does not happen is not shown: replaced weights, changes of a tensor's non-zeros, dead neurons.
 
     Args:
-        figures: draw ``sparsity/density_per_layer`` and ``sparsity/delta_on_params``.
+        figures: draw ``sparsity/density_per_layer``, ``delta_on_params``, ``replaced_per_layer``, ``dead_neurons_per_layer``
+            and ``mask`` in TensorBoard.
+        mask: shell pattern of the tensor whose mask is drawn, of several the first; null takes a feed-forward matrix.
     """
 
-    def __init__(self, figures: bool = True) -> None:
-        self.figures = figures
+    def __init__(self, figures: bool = True, mask: str | None = None) -> None:
+        self.figures, self.mask = figures, mask
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._log(trainer, pl_module)
+        self._seen: tuple[int, Mapping[str, Tensor]] | None = None
+        self._show(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self._log(trainer, pl_module)
+            self._show(trainer, pl_module)
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
-        if batch_idx == 0 and (sparse := sparse_training(trainer)) is not None:
-            total = sparsity_totals(pl_module.model, sparse)["model"]
-            pl_module.log("sparsity", total, prog_bar=True, logger=False)
+    def drawn(self, masks: Mapping[str, Tensor]) -> str:
+        """The tensor whose mask is drawn.
 
-    def _log(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        Raises:
+            ValueError: :attr:`mask` matches none.
+        """
+        if self.mask is None:
+            return (matching(FEED_FORWARD, masks) or list(masks))[0]
+        check_patterns("mask", [self.mask], masks)
+        return matching([self.mask], masks)[0]
+
+    def _show(self, trainer: Trainer, pl_module: LightningModule) -> None:
         sparse = sparse_training(trainer)
         if sparse is None or not trainer.is_global_zero:
             return
-        density = {name: nnz / sparse.masks[name].numel() for name, nnz in sparse.masks.nnz().items()}
-        totals = sparsity_totals(pl_module.model, sparse) | dead_counts(pl_module.model, sparse.masks)
-        scalars = {f"sparsity/{group}": value for group, value in totals.items()}
-        scalars |= {f"sparsity/density/{name}": value for name, value in density.items()}
+        model, masks = cast(PreTrainedModel, pl_module.model), dict(sparse.masks)
+        since, before = self._seen or (trainer.global_step, masks)
+        self._seen = trainer.global_step, masks  # no copies: an update puts other tensors in their place
+        came = replaced(before, masks)
+        scalars: dict[str, float] = {**sparsity_totals(model, sparse), **dead_counts(model, masks)}
+        scalars |= {f"density/{name}": nnz / masks[name].numel() for name, nnz in sparse.masks.nnz().items()}
+        scalars |= {f"replaced/{name}": share for name, share in came.items()} if any(came.values()) else {}
         for logger in trainer.loggers:
-            logger.log_metrics(scalars, trainer.global_step)
-        if self.figures:
-            change = {name: nnz - sparse.initial_nnz[name] for name, nnz in sparse.masks.nnz().items()}
-            add_figure(trainer, "sparsity/density_per_layer", layer_bars(density, "share of weights that are on"))
-            add_figure(trainer, "sparsity/delta_on_params", layer_bars(change, "change of on-parameters since the start"))
+            logger.log_metrics({f"sparsity/{name}": value for name, value in scalars.items()}, trainer.global_step)
+        if self.figures and tensorboards(trainer):
+            name = self.drawn(masks)
+            for tag, figure in {
+                "density_per_layer": density_figure(masks),
+                "delta_on_params": change_figure(masks, sparse.initial_nnz),
+                "replaced_per_layer": replaced_figure(came, since),
+                "dead_neurons_per_layer": dead_figure(linear_masks(model, masks)),
+                "mask": mask_picture(masks[name], name),
+            }.items():
+                if figure is not None:
+                    add_figure(trainer, f"sparsity/{tag}", figure)
 
 
 class StepMonitor(Callback):
@@ -121,7 +138,8 @@ class StepMonitor(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: dict[str, Tensor], batch_idx: int
     ) -> None:
         self._tokens += batch["input_ids"].numel() * trainer.world_size
-        if (batch_idx + 1) % (trainer.log_every_n_steps * trainer.accumulate_grad_batches) == 0:
+        interval = trainer.log_every_n_steps * trainer.accumulate_grad_batches  # type: ignore[attr-defined]
+        if (batch_idx + 1) % interval == 0:
             now = time.perf_counter()
             rate = self._tokens / (now - self._start)
             pl_module.log("throughput/tokens_per_sec", rate, prog_bar=True)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
 
 from internals import mark_as_saved
 
@@ -13,10 +14,11 @@ from internals import mark_as_saved
 def get_random_state() -> dict[str, Any]:
     """State of the global generators of Python, NumPy and torch (CPU and every CUDA device), safe to load weights-only."""
     version, python, gauss = random.getstate()
-    _, numpy_keys, position, has_gauss, cached = np.random.get_state()
+    numpy = np.random.get_state(legacy=False)
+    keys = torch.from_numpy(numpy["state"]["key"].astype(np.int64))
     return {
         "python": [version, list(python), gauss],
-        "numpy": [torch.from_numpy(numpy_keys.astype(np.int64)), position, has_gauss, cached],
+        "numpy": [keys, numpy["state"]["pos"], numpy["has_gauss"], numpy["gauss"]],
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
@@ -56,5 +58,6 @@ class RandomState(Callback):
             torch.manual_seed(torch.initial_seed() + trainer.global_rank)
         self._restored = []
         for checkpoint in trainer.checkpoint_callbacks:
-            # or a resumed run would save the step it starts from once more, in the middle of accumulating the next
-            mark_as_saved(checkpoint, trainer.global_step)
+            if isinstance(checkpoint, ModelCheckpoint):
+                # or a resumed run would save the step it starts from once more, in the middle of accumulating the next
+                mark_as_saved(checkpoint, trainer.global_step)

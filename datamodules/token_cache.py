@@ -56,11 +56,12 @@ class TokenStream:
 
 @dataclass(frozen=True)
 class TokenCorpus:
-    """A corpus in the cache: its two streams and the token counts of the training stream."""
+    """A corpus in the cache: its two streams, the token counts of the training stream, and how many documents both have."""
 
     train: TokenStream
     validation: TokenStream
     train_counts: NDArray[np.int64]
+    documents: int
 
 
 def token_corpus(
@@ -77,9 +78,9 @@ def token_corpus(
     identity = [FORMAT, [source.fingerprint for source in sources], tokenizer_fingerprint(tokenizer), validation_share]
     key = hashlib.blake2b(json.dumps(identity).encode(), digest_size=12).hexdigest()
     directory = build_once(cache_dir / f"tokens-{key}", lambda to: _build(sources, tokenizer, validation_share, to))
-    dtype = json.loads((directory / "meta.json").read_text(encoding="utf-8"))["dtype"]
-    train, validation = (TokenStream(directory / f"{split}.bin", dtype) for split in ("train", "validation"))
-    return TokenCorpus(train, validation, np.load(directory / "train_counts.npy", allow_pickle=False))
+    meta = json.loads((directory / "meta.json").read_text(encoding="utf-8"))
+    train, validation = (TokenStream(directory / f"{split}.bin", meta["dtype"]) for split in ("train", "validation"))
+    return TokenCorpus(train, validation, np.load(directory / "train_counts.npy", allow_pickle=False), meta["documents"])
 
 
 def _build(sources: list[OpenSource], tokenizer: PreTrainedTokenizerFast, validation_share: float, directory: Path) -> None:

@@ -5,8 +5,7 @@ from pathlib import Path
 
 from reports.tables import Table
 from run_record import read_object
-from sparsity import MaskSet, load_masks
-from sparsity.files import MASKS_FILE, REPORT_FILE
+from sparsity import MASKS_FILE, REPORT_FILE, MaskSet, load_masks
 from sparsity.statistics import Overlap, dead_columns, dead_rows, imbalance, overlap
 
 NOTE = (
@@ -27,7 +26,7 @@ def find_masks(run: Path) -> tuple[MaskSet, dict[str, int]]:
         raise ValueError(f"{run}: no {MASKS_FILE} there or in export/; a directory runs/EXPERIMENT/version_N expected")
     made_by = read_object(directory / REPORT_FILE).get("made_by")
     start = made_by.get("initial_nnz") if isinstance(made_by, dict) else None
-    if not isinstance(start, dict) or start.keys() != masks.keys() or any(type(nnz) is not int for nnz in start.values()):
+    if not isinstance(start, dict) or start.keys() != masks.keys() or not all(type(nnz) is int for nnz in start.values()):
         return masks, {}
     return masks, start
 

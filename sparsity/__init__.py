@@ -18,6 +18,7 @@ from sparsity.methods import (
     drop_and_grow,
     finite_gradients,
 )
+from sparsity.patterns import check_patterns, matching
 from sparsity.stepping import SparseStepping
 from sparsity.structures import Structure, parse_structure
 
@@ -38,11 +39,13 @@ __all__ = [
     "Static",
     "Structure",
     "apply_umask",
+    "check_patterns",
     "criteria",
     "drop_and_grow",
     "erdos_renyi",
     "finite_gradients",
     "load_masks",
+    "matching",
     "methods",
     "nonzero_budget",
     "pack_bits",

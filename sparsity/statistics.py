@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparsity.masks import MaskSet
 
@@ -32,6 +32,28 @@ def imbalance(mask: Tensor, dim: int) -> float:
     """
     counts = mask.flatten(1).sum(1 - dim, dtype=torch.float64)
     return float(counts.std(correction=0) / counts.mean())
+
+
+def line_density(mask: Tensor, dim: int) -> Tensor:
+    """Share of the weights of each row (``dim`` 0) or column (1) of a mask that is on; on the CPU."""
+    return mask.flatten(1).mean(1 - dim, dtype=torch.float32).cpu()
+
+
+def block_density(mask: Tensor, most: int) -> Tensor:
+    """Share of weights that are on in blocks of a mask, at most ``most`` in each direction; on the CPU.
+
+    Where the blocks do not divide the mask, they overlap by a row or a column.
+    """
+    rows, columns = mask.flatten(1).shape
+    weights = mask.flatten(1).float()[None]
+    return nn.functional.adaptive_avg_pool2d(weights, (min(rows, most), min(columns, most)))[0].cpu()
+
+
+def replaced(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, float]:
+    """Share of the active weights of each tensor that were off before; of a tensor without active weights 0."""
+    return {
+        name: int((mask & ~before[name]).count_nonzero()) / max(int(mask.count_nonzero()), 1) for name, mask in after.items()
+    }
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,18 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from callbacks import ExportPretrained, KnowledgeDistillation, OneCycleLR, RigL, SparsityMonitor, StaticSparsity, StepMonitor
+from callbacks import (
+    GMP,
+    ExportPretrained,
+    GlobalRigL,
+    KnowledgeDistillation,
+    OneCycleLR,
+    RigL,
+    SparseTraining,
+    SparsityMonitor,
+    StaticSparsity,
+    StepMonitor,
+)
 from callbacks.sparse_training import sparse_training
 from datamodules import TextDataModule
 from helpers import Recorder, fit, parameters
@@ -42,10 +53,14 @@ def test_tags_and_values(tmp_path: Path, text_data: Data) -> None:
         *("sparsity/model", "sparsity/encoder", "sparsity/embeddings", "kd/loss"),
         *("sparsity/dead_neurons", "sparsity/dead_embedding_rows"),
         *("rigl/drop_fraction", "rigl/churn", "rigl/explored"),
-        *(f"sparsity/density/{name}" for name in rigl.masks),
+        *(f"sparsity/{kind}/{name}" for kind in ("density", "replaced") for name in rigl.masks),
     }
-    assert set(log.Tags()["images"]) == {"sparsity/density_per_layer", "sparsity/delta_on_params"}
-    assert [event.step for event in log.Images("sparsity/delta_on_params")] == [0, 4, 8]
+    assert {tag: [event.step for event in log.Images(tag)] for tag in log.Tags()["images"]} == {
+        "sparsity/density_per_layer": [0, 4, 8],
+        "sparsity/replaced_per_layer": [4, 8],
+        "sparsity/dead_neurons_per_layer": [0, 4, 8],  # of 32 weights all are off now and then, by chance
+        "sparsity/mask": [0, 4, 8],
+    }
 
     assert list(scalars(log, "lr").values()) == pytest.approx(recorder.rates)
     assert list(scalars(log, "momentum").values()) == pytest.approx(recorder.momenta)
@@ -57,6 +72,75 @@ def test_tags_and_values(tmp_path: Path, text_data: Data) -> None:
     size = sum(weight.numel() for weight in parameters(trainer).values())
     assert scalars(log, "sparsity/model") == pytest.approx(dict.fromkeys((0, 4, 8), zeros / size))
     assert min(scalars(log, "throughput/tokens_per_sec").values()) > 0
+
+
+class Masks(Callback):
+    """Copies of all masks when the fit starts and after every validation."""
+
+    def __init__(self) -> None:
+        self.seen: list[dict[str, torch.Tensor]] = []
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.seen.append({name: mask.clone() for name, mask in sparse_training(trainer).masks.items()})
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.on_train_start(trainer, pl_module)
+
+
+def watched(
+    root: Path, data: TextDataModule, sparse: SparseTraining, *others: Callback, **options: object
+) -> EventAccumulator:
+    """The log of eight steps with validations after the fourth and the eighth."""
+    logger = TensorBoardLogger(root, name="run")
+    callbacks = [sparse, *others, SparsityMonitor(**options)]
+    fit(root, data, callbacks, max_steps=8, val_check_interval=4, limit_val_batches=1, logger=logger)
+    return events(logger)
+
+
+def images(log: EventAccumulator, tag: str) -> list[int]:
+    """Steps with a figure, none where the tag is not there."""
+    return [event.step for event in log.Images(tag)] if tag in log.Tags()["images"] else []
+
+
+def test_replaced_weights_are_those_that_came_since_the_last_look(tmp_path: Path, text_data: Data) -> None:
+    masks = Masks()
+    log = watched(tmp_path, text_data(), RigL(every=2, stop=0.6), masks)  # updates at steps 2 and 4
+    for name, mask in masks.seen[1].items():
+        share = int((mask & ~masks.seen[0][name]).sum()) / int(mask.sum())
+        assert share > 0.1
+        assert scalars(log, f"sparsity/replaced/{name}")[4] == pytest.approx(share)
+    assert images(log, "sparsity/replaced_per_layer") == [4, 8]
+
+
+def test_what_does_not_move_has_no_figure(tmp_path: Path, text_data: Data) -> None:
+    log = watched(tmp_path, text_data(), StaticSparsity(sparsity=0.2))
+    assert set(log.Tags()["images"]) == {"sparsity/density_per_layer", "sparsity/mask"}
+    assert not [tag for tag in log.Tags()["scalars"] if tag.startswith("sparsity/replaced")]
+
+
+@pytest.mark.parametrize(
+    ("sparse", "changed", "replaced"),
+    [
+        (lambda: GMP(start=0.5, end=0.75, every=1), [8], []),
+        (lambda: GlobalRigL(every=2, stop=1.0), [4, 8], [4, 8]),
+        (lambda: RigL(every=2, stop=1.0), [], [4, 8]),
+    ],
+)
+def test_on_parameters_change_where_tensors_win_or_lose_weights(
+    tmp_path: Path, text_data: Data, sparse: Callable[[], SparseTraining], changed: list[int], replaced: list[int]
+) -> None:
+    log = watched(tmp_path, text_data(), sparse())
+    assert images(log, "sparsity/delta_on_params") == changed
+    assert images(log, "sparsity/replaced_per_layer") == replaced
+
+
+def test_the_mask_of_a_feed_forward_matrix_is_drawn_unless_another_is_named(tmp_path: Path, text_data: Data) -> None:
+    masks = {name: torch.ones(2, 2, dtype=torch.bool) for name in ("layer.0.attn.Wo", "layer.0.mlp.Wi", "layer.1.mlp.Wi")}
+    assert SparsityMonitor().drawn(masks) == "layer.0.mlp.Wi"
+    assert SparsityMonitor().drawn({"embeddings": masks["layer.0.attn.Wo"]}) == "embeddings"
+    assert SparsityMonitor(mask="*1.mlp*").drawn(masks) == "layer.1.mlp.Wi"
+    with pytest.raises(ValueError, match=r"mask: '\*query\*' matches no parameter; there are layer\.0\.attn\.Wo"):
+        SparsityMonitor(mask="*query*").drawn(masks)
 
 
 class Cut(Callback):
@@ -77,9 +161,9 @@ def test_dead_neurons_and_embedding_rows_are_counted(tmp_path: Path, text_data: 
     """One output and two inputs of a linear layer, three tokens; a column of an embedding table is no neuron."""
     static = StaticSparsity(sparsity=0.1, targets=(QUERY, WORDS))
     logger = TensorBoardLogger(tmp_path, name="run")
-    monitor = SparsityMonitor(figures=False)
-    fit(tmp_path, text_data(), [static, Cut(), monitor], max_steps=1, limit_val_batches=1, logger=logger)
+    fit(tmp_path, text_data(), [static, Cut(), SparsityMonitor()], max_steps=1, limit_val_batches=1, logger=logger)
     log = events(logger)
+    assert images(log, "sparsity/dead_neurons_per_layer") == [0, 1]
     assert set(scalars(log, "sparsity/dead_neurons").values()) == {3}
     assert set(scalars(log, "sparsity/dead_embedding_rows").values()) == {3}
 

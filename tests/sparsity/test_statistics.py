@@ -7,7 +7,17 @@ import torch
 from torch import Tensor
 
 from sparsity import MaskSet
-from sparsity.statistics import Overlap, dead_columns, dead_neurons, dead_rows, imbalance, overlap
+from sparsity.statistics import (
+    Overlap,
+    block_density,
+    dead_columns,
+    dead_neurons,
+    dead_rows,
+    imbalance,
+    line_density,
+    overlap,
+    replaced,
+)
 
 
 def mask(*rows: str) -> Tensor:
@@ -36,6 +46,21 @@ def test_imbalance_of_rows_and_columns() -> None:
 def test_imbalance_of_a_random_mask_is_that_of_the_binomial() -> None:
     drawn = torch.rand(2000, 512, generator=torch.Generator().manual_seed(0)) < 0.2
     assert imbalance(drawn, 0) == pytest.approx(math.sqrt(0.8 / (0.2 * 512)), rel=0.05)
+
+
+def test_density_of_rows_columns_and_blocks() -> None:
+    assert line_density(MASK, 0).tolist() == [0.5, 0, 0.5, 0.25, 0]
+    assert line_density(MASK, 1).tolist() == pytest.approx([0.4, 0, 0, 0.6])
+    assert block_density(MASK[:4], 2).tolist() == [[0.25, 0.25], [0.25, 0.5]]
+    assert block_density(MASK, 100).equal(MASK.float())
+    assert block_density(torch.ones(7, 5, 3, dtype=torch.bool), 4).equal(torch.ones(4, 4))
+
+
+def test_replaced_weights_are_the_active_ones_that_were_off() -> None:
+    before = {"a": mask("xx..", "...."), "b": mask("xx"), "c": mask("x.")}
+    after = {"a": mask(".xx.", "..xx"), "b": mask("x."), "c": mask("..")}
+    assert replaced(before, after) == {"a": 3 / 4, "b": 0, "c": 0}
+    assert replaced(after, after) == {"a": 0, "b": 0, "c": 0}
 
 
 def test_overlap_by_hand() -> None:

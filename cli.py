@@ -1,0 +1,192 @@
+"""The command line of a run: LightningCLI with named places for the three things that make one, and a directory of its own.
+
+``--masks`` is a method of sparse training, ``--schedule`` the learning rate's, ``--distillation`` the teachers; each may be left
+out, and each of their settings is an option (``--masks.sparsity 0.9``, ``--schedule.max_lr 2e-3``). Further callbacks go into
+Lightning's own list, ``trainer.callbacks``.
+"""
+
+import contextlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import Namespace, set_parsing_settings
+from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
+
+import datamodules  # noqa: F401  (short class names resolve in YAML)
+import lightning_modules  # noqa: F401
+from callbacks import (
+    ExportPretrained,
+    FinalValidation,
+    GlueSubmission,
+    KnowledgeDistillation,
+    RandomState,
+    RunOverview,
+    RunSummary,
+    SparseTraining,
+    SparsityMonitor,
+    StepMonitor,
+    StepProgressBar,
+    StepwiseSchedule,
+    quiet_lightning,
+)
+from cpu import matmul_library
+from internals import CommandLineFirst
+from sparsity import SparseMethod
+
+set_parsing_settings(subclasses_enabled=[SparseMethod])  # a dataclass that stands for any of its subclasses
+
+PLACES = {"masks": SparseMethod | None, "schedule": StepwiseSchedule | None, "distillation": KnowledgeDistillation | None}
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """``config.yaml`` in the run's directory, once nothing can refuse to start any more, and hyper-parameters in the loggers."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Too early: the model, the other callbacks and the checkpoint may still refuse."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            run = Path(trainer.default_root_dir)
+            run.mkdir(parents=True, exist_ok=True)
+            self.parser.save(self.config, run / "config.yaml", skip_none=False, overwrite=True, multifile=False)
+            for logger in trainer.loggers:
+                logger.log_hyperparams(pl_module.hparams_initial)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        with contextlib.suppress(OSError):  # not empty, or not there
+            Path(trainer.default_root_dir).rmdir()
+
+
+def latest_checkpoint(experiment: Path) -> Path | None:
+    """``last.ckpt`` of the newest version of an experiment that has one."""
+    versions = sorted(experiment.glob("version_*/checkpoints/last.ckpt"), key=lambda path: int(path.parts[-3][8:]))
+    return versions[-1] if versions else None
+
+
+def run_directory(experiment: Path, version: int | None, checkpoint: str | None) -> Path:
+    """Where a run is kept: the version asked for, that of the checkpoint it goes on from, or the next one that is free."""
+    continued = Path(checkpoint).absolute().parent.parent if checkpoint else None
+    if continued is not None and continued.parent == experiment.absolute():
+        return experiment / continued.name
+    if version is None:
+        taken = [int(path.name[8:]) for path in experiment.glob("version_*") if path.name[8:].isdecimal()]
+        version = max(taken, default=-1) + 1
+    return experiment / f"version_{version}"
+
+
+class TrifectaCLI(CommandLineFirst):
+    """LightningCLI with places for masks, schedule and distillation, and runs kept by experiment, whatever logs them."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--experiment", type=str, default="default", help="name of the run: RUNS/EXPERIMENT/version_N")
+        parser.add_argument("--runs", type=str, default="runs", help="directory of all runs")
+        parser.add_argument("--version", type=int | None, default=None, help="N of the run; null takes the next free one")
+        parser.add_argument("--masks", type=PLACES["masks"], default=None, help="method of sparse training; null is dense")
+        parser.add_argument("--schedule", type=PLACES["schedule"], default=None, help="of the learning rate")
+        parser.add_argument("--distillation", type=PLACES["distillation"], default=None, help="from one or more teachers")
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(ExportPretrained, "export")
+        parser.add_lightning_class_args(GlueSubmission, "submission")
+        parser.set_defaults(
+            {
+                "checkpoint.filename": "step={step}",
+                "checkpoint.auto_insert_metric_name": False,
+                "checkpoint.save_last": True,
+                "checkpoint.every_n_train_steps": 1000,
+            }
+        )
+
+    def of_subcommand(self, config: Namespace) -> Namespace:
+        """What the configuration, or its objects, hold for the subcommand at hand."""
+        return config if self.subcommand is None else config[self.subcommand]
+
+    def before_instantiate_classes(self) -> None:
+        config = self.of_subcommand(self.config)
+        model, data = config.model.get("init_args", {}), config.data.get("init_args", {})
+        if model.get("pretrained") and "tokenizer" in data and data.tokenizer is None:
+            data.tokenizer = model.pretrained  # a pretrained model speaks its own tokenizer
+        if config.get("ckpt_path") == "last":
+            checkpoint = latest_checkpoint(Path(config.runs, config.experiment))
+            config.ckpt_path = str(checkpoint) if checkpoint else None
+            print(f"ckpt_path last: {checkpoint or 'there is no checkpoint yet, so this is a new run'}", file=sys.stderr)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        if self.subcommand != "fit":
+            return super().instantiate_trainer(**{"logger": False} | kwargs)
+        config, made = self.of_subcommand(self.config), self.of_subcommand(self.config_init)
+        run = run_directory(Path(config.runs, config.experiment), config.version, config.ckpt_path)
+        quiet_lightning(resumes=config.ckpt_path is not None)
+        if made.checkpoint.dirpath is None:
+            made.checkpoint.dirpath = str(run.absolute() / "checkpoints")
+        masks = None if made.masks is None else SparseTraining(made.masks)
+        placed = [callback for callback in (made.schedule, made.distillation, masks) if callback is not None]
+        kwargs |= {
+            "callbacks": [*as_list(made.trainer.callbacks), *placed],
+            "default_root_dir": run,
+            "logger": made.trainer.logger is not False
+            and loggers_in(run, as_list(made.trainer.logger), as_list(config.trainer.logger)),
+        }
+        trainer = super().instantiate_trainer(**kwargs)
+        if type(trainer.progress_bar_callback) is RichProgressBar:
+            bars: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+            bars[bars.index(trainer.progress_bar_callback)] = StepProgressBar()
+        return trainer
+
+
+def as_list(given: Any) -> list[Any]:
+    """What may be given as a list, as one thing, or not at all."""
+    return given if isinstance(given, list) else [] if given in (None, True) else [given]
+
+
+def loggers_in(run: Path, given: Sequence[Logger], settings: Sequence[Namespace]) -> list[Logger]:
+    """The loggers of a run: those that were given, or TensorBoard's.
+
+    Args:
+        run: its directory. There a logger whose ``save_dir`` is ``.`` or is left out keeps its files.
+        given: what the command line asks for.
+        settings: their arguments.
+    """
+    if not given:
+        return [TensorBoardLogger(run.parent.parent, name=run.parent.name, version=run.name, default_hp_metric=False)]
+    loggers = []
+    for logger, setting in zip(given, settings, strict=True):
+        arguments = setting.init_args.as_dict()
+        stays = arguments.get("save_dir", ".") in (".", None)
+        loggers.append(type(logger)(**arguments | {"save_dir": run}) if stays else logger)
+    return loggers
+
+
+def build(arguments: list[str] | None = None, kind: type[TrifectaCLI] = TrifectaCLI, run: bool = True) -> TrifectaCLI:
+    """Parse ``arguments`` (the command line by default), make the objects and, with ``run``, do what the subcommand says.
+
+    Raises:
+        ArgumentError: the command line or a file does not parse.
+        ValueError: a setting is wrong; MisconfigurationException where Lightning finds out, and OSError for files.
+    """
+    return kind(
+        LightningModule,
+        LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        save_config_callback=SaveRunConfig,
+        seed_everything_default=0,
+        trainer_defaults={
+            "callbacks": [
+                *(RandomState(), RunOverview(), StepMonitor(), SparsityMonitor(), FinalValidation()),
+                RunSummary(matmul=None if torch.cuda.is_available() else matmul_library()),
+            ],
+            "gradient_clip_val": 1.0,
+            "num_sanity_val_steps": 0,
+            "enable_model_summary": False,
+        },
+        auto_configure_optimizers=False,
+        parser_kwargs={"exit_on_error": False} | {name: {"exit_on_error": False} for name in LightningCLI.subcommands()},
+        args=arguments,
+        run=run,
+    )

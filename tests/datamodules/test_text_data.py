@@ -61,7 +61,7 @@ def test_unigram_probabilities_are_those_of_the_training_tokens(text_data: Data)
 
 
 def test_a_tokenizer_is_trained_on_the_column_that_is_read(tmp_path: Path, cache_dir: Path) -> None:
-    rows = [{"a": "sparse sparse weights", "b": "dense dense layers"}] * 4
+    rows = [{"a": "sparse " * count + "weights", "b": "dense " * count + "layers"} for count in range(1, 5)]
     (file := tmp_path / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for column, here, absent in (("a", "sparse", "dense"), ("b", "dense", "sparse")):
         data = attach(TextDataModule(str(file), column, vocabulary_size=200, cache_dir=str(cache_dir)))

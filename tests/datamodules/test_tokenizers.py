@@ -89,9 +89,12 @@ def test_a_text_file_that_is_no_vocabulary_is_refused(tmp_path: Path) -> None:
 def test_a_tokenizer_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere\.txt: no such vocabulary file"):
         load_tokenizer("nowhere.txt")
-    for path in (str(tmp_path), "nobody/nothing"):
-        with pytest.raises(ValueError, match=f"{path}: no tokenizer there"):
-            load_tokenizer(path)
+    with pytest.raises(ValueError, match=f"{tmp_path}: no tokenizer there"):
+        load_tokenizer(str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="nobody/nothing: neither a tokenizer on this machine .* nor on the hub"):
+        load_tokenizer("nobody/nothing")
+    with pytest.raises(FileNotFoundError, match="/no/such/place: no such file or directory, where a tokenizer is expected"):
+        load_tokenizer("/no/such/place")
 
 
 def test_the_fingerprint_is_of_the_ids_and_not_of_the_last_call(tokenizer_dir: Path) -> None:

@@ -145,8 +145,9 @@ def _lines(stream: TextIO) -> Iterator[tuple[str, bool]]:
             whole = True
         else:
             end = _last_space(text, 0, len(text))
-            part, rest, whole = text[:end], text[end:], False
+            part, rest = text[:end], text[end:]
             if part.strip():
+                whole = False
                 yield part, False
     if rest := rest.rstrip():
         yield rest, False

@@ -94,6 +94,12 @@ def test_a_saved_dataset_gives_the_split_that_is_asked_for(tmp_path: Path) -> No
         opened(tmp_path / "both", column="body", split="dev")
 
 
+def test_a_row_of_a_saved_dataset_that_does_not_fit_is_named_by_its_number(tmp_path: Path) -> None:
+    datasets.Dataset.from_dict({"text": [None] * 99 + [[1]]}).save_to_disk(tmp_path / "saved")
+    with pytest.raises(ValueError, match="saved: row 99: column 'text' holds list, not text"):
+        documents(tmp_path / "saved")
+
+
 def test_a_directory_is_its_readable_files_in_order_of_their_paths(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b.txt").write_text("two")
@@ -157,9 +163,19 @@ def test_a_broken_file_is_named_with_its_format(tmp_path: Path, name: str, where
         opened(file)
 
 
-@pytest.mark.parametrize("path", ["nowhere.txt", "./nowhere", "/no/such/place", "a/b/c", "nobody/nothing", "nothing"])
+@pytest.mark.parametrize("path", ["nowhere.txt", "nowhere.CSV.gz", "./nowhere", "/no/such/place", "a/b/c", "tests/nothing"])
 def test_a_path_that_is_not_there_is_not_found(path: str) -> None:
-    with pytest.raises(FileNotFoundError, match=path):
+    with pytest.raises(FileNotFoundError, match=f"^{path}: no such file") as error:
+        opened(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("path", ["nobody/nothing", "nothing"])
+def test_what_is_neither_a_path_nor_on_the_hub_is_not_found(path: str) -> None:
+    message = (
+        f"^{path}: neither a data set on this machine .* nor on the hub: HF_HUB_OFFLINE is set, and the cache has none$"
+    )
+    with pytest.raises(FileNotFoundError, match=message):
         opened(path)
 
 
@@ -212,3 +228,9 @@ def test_docstrings_are_extracted_once_and_a_failed_extraction_leaves_nothing(
     first, second = (open_source(TextSource("docstrings"), tmp_path) for _ in range(2))
     assert list(first.pieces()) == list(second.pieces()) == [("one\ntwo", True), ("three", True)]
     assert first.fingerprint == second.fingerprint
+
+    (file,) = tmp_path.glob("docstrings-*/docstrings.txt")
+    file.write_text("one\n")
+    monkeypatch.setattr(sources, "docstring_documents", lambda: iter([["one", "two"], ["three"]]))
+    with pytest.warns(UserWarning, match=r"not whole \(docstrings.txt has 4 bytes, 16 expected\); it is made again"):
+        assert open_source(TextSource("docstrings"), tmp_path).fingerprint == first.fingerprint

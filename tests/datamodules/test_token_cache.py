@@ -212,15 +212,16 @@ def test_single_documents_fill_the_share_exactly_beside_duplicates() -> None:
     assert set(digests[held_out].tolist()) == set(range(1, 51))
 
 
-def test_documents_of_a_corpus_that_is_there_twice_never_cross(
+def test_documents_that_are_there_many_times_never_cross(
     build: Build, documents: list[str], tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    (file := tmp_path / "corpus.txt").write_text("\n\n".join(documents[:100] * 2 + [documents[0].upper()]))
-    corpus = build(file, share=0.1)
+    texts = [*documents[:20] * 10, documents[0].upper()]  # which the tokenizer does not tell from the others
+    (file := tmp_path / "corpus.txt").write_text("\n\n".join(texts))
+    corpus = build(file, share=0.13)  # 26 of 201
     train, validation = (documents_of(stream, tokenizer.sep_token_id) for stream in (corpus.train, corpus.validation))
-    assert sum(map(Counter, (train, validation)), Counter()) == encoded([*documents[:100] * 2, documents[0]], tokenizer)
+    assert sum(map(Counter, (train, validation)), Counter()) == encoded(texts, tokenizer)
     assert not set(train) & set(validation)
-    assert 18 <= len(validation) <= 20
+    assert len(validation) in (20, 21)
 
 
 def test_one_document_many_times_cannot_be_held_out(build: Build, tmp_path: Path) -> None:

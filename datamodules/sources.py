@@ -92,7 +92,7 @@ def open_source(source: TextSource, cache_dir: Path) -> OpenSource:
             raise ValueError(f"{path}: unknown kind of file; one of {READABLE} expected")
         return _open_files(source, [path], cache_dir)
     if suffix_of(path):
-        raise FileNotFoundError(f"{source.path}: no such file")
+        raise FileNotFoundError(f"{source.path}: no such file or directory")
     repository = local_or_hub(source.path, "data set", "dataset", source.revision)
     try:
         dataset = datasets.load_dataset(repository, source.name, split=source.split, revision=source.revision)

@@ -78,11 +78,11 @@ class TextDataModule(LightningDataModule):
     """Text for masked-LM pretraining: sources, tokenizer, token cache, dynamic masking.
 
     Args:
-        path: ``docstrings`` (prose that the installed packages carry), a file (.txt, .jsonl, .csv, .parquet), a directory, a
-            ``save_to_disk`` directory, a hub id; or a list of these and of sources with options (fields of ``TextSource``).
+        path: ``docstrings`` (prose that the installed packages carry), a file (.txt, .jsonl, .json, .csv, also with .gz, and
+            .parquet), a directory, a ``save_to_disk`` directory, a hub id; or a list of these and of sources with options (fields of ``TextSource``).
         column: text column, for sources given as a plain path.
         tokenizer: directory, ``vocab.txt`` or hub id; null trains a WordPiece vocabulary on the corpus.
-        vocabulary_size: of a trained vocabulary.
+        vocabulary_size: of a trained vocabulary; it must hold special tokens and the alphabet of the corpus.
         length: tokens a sequence, special tokens included.
         batch_size: sequences a device and micro-batch.
         eval_batch_size: the same in validation; null for ``batch_size``.

@@ -165,7 +165,7 @@ def test_a_broken_file_is_named_with_its_format(tmp_path: Path, name: str, where
 
 @pytest.mark.parametrize("path", ["nowhere.txt", "nowhere.CSV.gz", "./nowhere", "/no/such/place", "a/b/c", "tests/nothing"])
 def test_a_path_that_is_not_there_is_not_found(path: str) -> None:
-    with pytest.raises(FileNotFoundError, match=f"^{path}: no such file") as error:
+    with pytest.raises(FileNotFoundError, match=f"^{path}: no such file or directory") as error:
         opened(path)
     assert "\n" not in str(error.value)
 

@@ -79,7 +79,8 @@ class TextDataModule(LightningDataModule):
 
     Args:
         path: ``docstrings`` (prose that the installed packages carry), a file (.txt, .jsonl, .json, .csv, also with .gz, and
-            .parquet), a directory, a ``save_to_disk`` directory, a hub id; or a list of these and of sources with options (fields of ``TextSource``).
+            .parquet), a directory, a ``save_to_disk`` directory, a hub id; or a list of these and of sources with options
+            (fields of ``TextSource``).
         column: text column, for sources given as a plain path.
         tokenizer: directory, ``vocab.txt`` or hub id; null trains a WordPiece vocabulary on the corpus.
         vocabulary_size: of a trained vocabulary; it must hold special tokens and the alphabet of the corpus.

@@ -139,6 +139,13 @@ class TrifectaCLI(CommandLineFirst):
         return trainer
 
 
+class PlannedFit(TrifectaCLI):
+    """Understands the command line of a fit and makes its objects, but no trainer; nothing is run, and no data are read."""
+
+    def instantiate_classes(self) -> None:
+        self.config_init = self.parser.instantiate_classes(self.config)
+
+
 def as_list(given: Any) -> list[Any]:
     """What may be given as a list, as one thing, or not at all."""
     return given if isinstance(given, list) else [] if given in (None, True) else [given]

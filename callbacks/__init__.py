@@ -4,7 +4,7 @@ from callbacks.distillation import KnowledgeDistillation
 from callbacks.export import ExportPretrained
 from callbacks.final_validation import FinalValidation
 from callbacks.inherited_sparsity import InheritedSparsity
-from callbacks.learning_rate import LinearWarmupDecay, OneCycleLR
+from callbacks.learning_rate import LinearWarmupDecay, OneCycleLR, StepwiseSchedule
 from callbacks.lr_range_test import LRRangeTest
 from callbacks.monitor import SparsityMonitor, StepMonitor
 from callbacks.progress import StepProgressBar
@@ -48,5 +48,6 @@ __all__ = [
     "StaticSparsity",
     "StepMonitor",
     "StepProgressBar",
+    "StepwiseSchedule",
     "quiet_lightning",
 ]

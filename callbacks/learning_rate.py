@@ -14,11 +14,22 @@ from torch.optim.lr_scheduler import OneCycleLR as TorchOneCycleLR
 
 
 class StepwiseSchedule(Callback):
-    """A schedule stepped at every optimizer step. Subclasses build it."""
+    """A schedule stepped at every optimizer step. Subclasses build it.
+
+    Attributes:
+        max_lr: peak learning rate of the parameter group with the largest; None for the optimizer's own, which is the module's.
+    """
+
+    max_lr: float | None = None
 
     def build(self, optimizer: Optimizer, max_steps: int) -> LRScheduler:
         """The torch scheduler for a run of ``max_steps`` optimizer steps."""
         raise NotImplementedError
+
+    def peaks(self, optimizer: Optimizer) -> list[float]:
+        """Peak learning rate of each parameter group; the groups keep the ratios of their rates."""
+        rates: list[float] = [group["lr"] for group in optimizer.param_groups]
+        return rates if self.max_lr is None else [self.max_lr * rate / max(rates) for rate in rates]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.max_steps < 1:
@@ -27,6 +38,11 @@ class StepwiseSchedule(Callback):
             raise ValueError(
                 f"{type(self).__name__} would be a second learning-rate schedule beside "
                 f"{type(trainer.strategy.lr_scheduler_configs[0].scheduler).__name__}: keep one"
+            )
+        if self.max_lr is not None and (lr := pl_module.hparams.get("lr")) is not None:
+            raise ValueError(
+                f"model.lr is {lr} and {type(self).__name__}.max_lr {self.max_lr}, and both set the peak learning rate: "
+                "leave one of them out (null)"
             )
         scheduler = self.build(trainer.optimizers[0], trainer.max_steps)
         trainer.strategy.lr_scheduler_configs = [LRSchedulerConfig(scheduler, interval="step")]
@@ -38,7 +54,7 @@ class OneCycleLR(StepwiseSchedule):
     Parameter groups keep the ratios of their learning rates.
 
     Args:
-        max_lr: peak learning rate of the group with the largest.
+        max_lr: peak learning rate; null for the module's.
         pct_start: share of the steps in which it rises.
         anneal_strategy: ``linear`` or ``cos``.
         div_factor: the run starts at ``max_lr / div_factor``.
@@ -50,7 +66,7 @@ class OneCycleLR(StepwiseSchedule):
 
     def __init__(
         self,
-        max_lr: float = 1.2e-3,
+        max_lr: float | None = None,
         pct_start: float = 0.3,
         anneal_strategy: Literal["linear", "cos"] = "linear",
         div_factor: float = 25.0,
@@ -59,17 +75,16 @@ class OneCycleLR(StepwiseSchedule):
         base_momentum: float = 0.85,
         max_momentum: float = 0.95,
     ) -> None:
-        if max_lr <= 0 or not 0 <= pct_start <= 1:
+        if (max_lr is not None and max_lr <= 0) or not 0 <= pct_start <= 1:
             raise ValueError(f"max_lr > 0 and pct_start in [0, 1] expected, got {max_lr} and {pct_start}")
         self.max_lr, self.pct_start, self.anneal_strategy = max_lr, pct_start, anneal_strategy
         self.div_factor, self.final_div_factor = div_factor, final_div_factor
         self.cycle_momentum, self.base_momentum, self.max_momentum = cycle_momentum, base_momentum, max_momentum
 
     def build(self, optimizer: Optimizer, max_steps: int) -> LRScheduler:
-        rates = [group["lr"] for group in optimizer.param_groups]
         return TorchOneCycleLR(
             optimizer,
-            max_lr=[self.max_lr * rate / max(rates) for rate in rates],
+            max_lr=self.peaks(optimizer),
             total_steps=max_steps,
             pct_start=self.pct_start,
             anneal_strategy=self.anneal_strategy,
@@ -96,17 +111,20 @@ def warmup_decay_factor(step: int, warmup_steps: int, max_steps: int) -> float:
 
 
 class LinearWarmupDecay(StepwiseSchedule):
-    """Linear warm-up to the module's learning rate, then linear decay to 0 at the last step.
+    """Linear warm-up to the peak learning rate, then linear decay to 0 at the last step (Devlin et al. 2019, appendix A.2).
 
     Args:
         warmup_steps: optimizer steps of warm-up; below 1, a share of the steps.
+        max_lr: peak learning rate; null for the module's.
     """
 
-    def __init__(self, warmup_steps: float = 0.1) -> None:
-        if warmup_steps < 0:
-            raise ValueError(f"warmup_steps must not be negative, got {warmup_steps}")
-        self.warmup_steps = warmup_steps
+    def __init__(self, warmup_steps: float = 0.1, max_lr: float | None = None) -> None:
+        if warmup_steps < 0 or (max_lr is not None and max_lr <= 0):
+            raise ValueError(f"warmup_steps >= 0 and max_lr > 0 expected, got {warmup_steps} and {max_lr}")
+        self.warmup_steps, self.max_lr = warmup_steps, max_lr
 
     def build(self, optimizer: Optimizer, max_steps: int) -> LRScheduler:
         steps = round(self.warmup_steps * max_steps) if self.warmup_steps < 1 else int(self.warmup_steps)
+        for group, peak in zip(optimizer.param_groups, self.peaks(optimizer), strict=True):
+            group["lr"] = peak
         return LambdaLR(optimizer, lambda step: warmup_decay_factor(step, steps, max_steps))

@@ -1,9 +1,22 @@
 """Where batches come from."""
 
-from datamodules.glue import GLUEDataModule
+from datamodules.glue import GLUEDataModule, SequenceBatch
+from datamodules.glue_files import GlueFiles
 from datamodules.masking import Masking
 from datamodules.sources import TextSource
 from datamodules.streams import run_seed
-from datamodules.text import TextDataModule
+from datamodules.text import MaskedLMBatch, TextDataModule
+from datamodules.tokenizers import load_tokenizer, train_tokenizer
 
-__all__ = ["GLUEDataModule", "Masking", "TextDataModule", "TextSource", "run_seed"]
+__all__ = [
+    "GLUEDataModule",
+    "GlueFiles",
+    "MaskedLMBatch",
+    "Masking",
+    "SequenceBatch",
+    "TextDataModule",
+    "TextSource",
+    "load_tokenizer",
+    "run_seed",
+    "train_tokenizer",
+]

@@ -1,11 +1,15 @@
-"""What is in the cache is whole: built once, under a lock, beside its place, and renamed."""
+"""What is in the cache is whole: built once, under a lock, beside its place, and renamed; checked when it is opened."""
 
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from filelock import FileLock
+from pytorch_lightning.utilities import rank_zero_warn
+
+T = TypeVar("T")
 
 
 def cache_directory(given: str | None) -> Path:
@@ -13,25 +17,32 @@ def cache_directory(given: str | None) -> Path:
     return Path(given or os.environ.get("TRIFECTA_CACHE") or Path.home() / ".cache" / "trifecta")
 
 
-def build_once(directory: Path, build: Callable[[Path], None]) -> Path:
-    """``directory``, filled by ``build`` if it is not there.
+def build_once(directory: Path, build: Callable[[Path], object], load: Callable[[Path], T]) -> T:
+    """What ``load`` makes of ``directory``, filled by ``build`` if it is not there, or not whole.
 
-    A second builder waits for the first; what a crash left half-way is made again; a build that fails leaves nothing.
+    A second builder waits for the first; what a crash left half-way is made again; a build that fails leaves what was there.
 
     Args:
         directory: where the result belongs; its parents are made.
         build: fills the empty directory it is given.
+        load: opens a directory; ValueError, OSError, EOFError and KeyError say that it is not whole.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{directory}.lock"):
-        if not directory.exists():
-            partial = Path(f"{directory}.partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir()
+        if directory.exists():
             try:
-                build(partial)
-            except BaseException:
-                shutil.rmtree(partial, ignore_errors=True)
-                raise
-            partial.rename(directory)
-    return directory
+                return load(directory)
+            except (ValueError, OSError, EOFError, KeyError) as error:
+                reason = " ".join(str(error).split())[:200]
+                rank_zero_warn(f"{directory}: this part of the cache is not whole ({reason}); it is made again")
+        partial = Path(f"{directory}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        try:
+            build(partial)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        shutil.rmtree(directory, ignore_errors=True)
+        partial.rename(directory)
+        return load(directory)

@@ -21,8 +21,8 @@ from torch.utils.data import Dataset as TorchDataset
 from transformers import PreTrainedTokenizerFast
 
 from datamodules.cache import build_once, cache_directory
+from datamodules.files import content_digest
 from datamodules.glue_files import GlueFiles, Split
-from datamodules.sources import content_digest
 from datamodules.streams import (
     NULL_EXAMPLE,
     LengthGroupedSampler,
@@ -30,6 +30,7 @@ from datamodules.streams import (
     ResumableLoader,
     loader_options,
     run_seed,
+    there,
 )
 from datamodules.tokenizers import load_tokenizer, tokenizer_fingerprint
 from internals import count_epochs
@@ -136,7 +137,7 @@ class GLUEDataModule(LightningDataModule):
         if stage == "fit" and self.trainer is not None:
             self._set_max_steps()
 
-    def _open(self, stage: str) -> None:
+    def _open(self, stage: str | None) -> None:
         if self.tokenizer_path is None:
             raise ValueError("data.tokenizer is missing: a directory or hub id, usually that of model.pretrained")
         self.tokenizer = self.tokenizer or load_tokenizer(self.tokenizer_path)
@@ -185,21 +186,22 @@ class GLUEDataModule(LightningDataModule):
         return sets
 
     def _tokenised(self, files: GlueFiles, task: GlueTask, name: str, labelled: bool) -> SequenceDataset:
+        tokenizer = there(self.tokenizer)
         content = files.fingerprint(name, lambda file: content_digest(file, self.cache_dir))
-        identity = [FORMAT, task.name, content, labelled, tokenizer_fingerprint(self.tokenizer), self.length]
+        identity = [FORMAT, task.name, content, labelled, tokenizer_fingerprint(tokenizer), self.length]
         key = hashlib.blake2b(json.dumps(identity).encode(), digest_size=12).hexdigest()
 
         def build(directory: Path) -> None:
-            tokenise(files.read(name, labelled), self.tokenizer, self.length).save_to_disk(directory)
+            tokenise(files.read(name, labelled), tokenizer, self.length).save_to_disk(directory)
 
-        rows = datasets.load_from_disk(str(build_once(self.cache_dir / f"glue-{key}", build)))
+        rows = build_once(self.cache_dir / f"glue-{key}", build, lambda saved: datasets.load_from_disk(str(saved)))
         if name == "train" and self.train_examples is not None:
             rows = rows.select(range(min(self.train_examples, len(rows))))
-        padding = {"input_ids": self.tokenizer.pad_token_id, "token_type_ids": self.tokenizer.pad_token_type_id}
+        padding = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
         return SequenceDataset(rows, padding)
 
     def _set_max_steps(self) -> None:
-        trainer = self.trainer
+        trainer = there(self.trainer)
         if trainer.max_epochs is None or trainer.max_epochs < 0:
             if trainer.max_steps < 1:
                 raise ValueError("finetuning needs an end: set trainer.max_epochs (or trainer.max_steps)")
@@ -214,12 +216,13 @@ class GLUEDataModule(LightningDataModule):
         count_epochs(trainer)
 
     def _train_sampler(self) -> LengthGroupedSampler:
-        ranks = (self.trainer.global_rank, self.trainer.world_size)
-        return LengthGroupedSampler(self.train.lengths, self.batch_size, *ranks, run_seed(self.seed))
+        trainer = there(self.trainer)
+        ranks = (trainer.global_rank, trainer.world_size)
+        return LengthGroupedSampler(there(self.train).lengths, self.batch_size, *ranks, run_seed(self.seed))
 
     def train_dataloader(self) -> ResumableLoader:
         options = loader_options(self.num_workers)
-        return ResumableLoader(self.train, batch_size=None, sampler=self._train_sampler(), **options)
+        return ResumableLoader(there(self.train), batch_size=None, sampler=self._train_sampler(), **options)
 
     def val_dataloader(self) -> list[DataLoader]:
         return [self._evaluation_loader(dataset) for dataset in self.dev.values()]
@@ -231,7 +234,8 @@ class GLUEDataModule(LightningDataModule):
         return [self._evaluation_loader(dataset) for dataset in self.test.values()]
 
     def _evaluation_loader(self, dataset: SequenceDataset) -> DataLoader:
-        ranks = (self.trainer.global_rank, self.trainer.world_size)
+        trainer = there(self.trainer)
+        ranks = (trainer.global_rank, trainer.world_size)
         sampler = LengthSortedSampler(dataset.lengths, self.eval_batch_size, *ranks)
         return DataLoader(dataset, batch_size=None, sampler=sampler, **loader_options(self.num_workers))
 

@@ -13,6 +13,7 @@ from typing import Any
 import datasets
 from pytorch_lightning.utilities import rank_zero_warn
 
+from hub import local_or_hub
 from internals import dataset_fingerprint
 from objectives.glue import GLUE, SCORE_RANGE, GlueTask
 
@@ -122,10 +123,10 @@ def _hub_dataset(task: GlueTask, path: str) -> datasets.DatasetDict:
                 return datasets.load_dataset("parquet", data_files=by_split)
             except datasets.exceptions.DatasetGenerationError as error:
                 raise ValueError(f"{folder}: not all Parquet, or splits of different columns: {error.__cause__}") from error
-    if local.exists() or local.is_absolute() or path.startswith((".", "~")) or path.count("/") != 1:
+    if local.exists():
         raise missing
     try:
-        return datasets.load_dataset(path, task.hub)
+        return datasets.load_dataset(local_or_hub(path, "data set", "dataset"), task.hub)
     except Exception as error:  # the hub client raises a different class for every way of not being reached
         raise FileNotFoundError(f"{missing} ({' '.join(str(error).split())[:200]})") from error
 

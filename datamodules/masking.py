@@ -87,7 +87,7 @@ def mask_tokens(
     order, action, replacement = np.split(random, [length, length + count], axis=1)
 
     if masking.whole_words:
-        word = np.cumsum(~vocabulary.continues_word[tokens], axis=1)
+        word = np.cumsum(~vocabulary.continues_word[tokens], axis=1, dtype=np.int64)
         word -= word[:, :1]
         order = np.take_along_axis(order, word, axis=1)
     maskable = ~vocabulary.special[tokens]

@@ -2,15 +2,24 @@
 
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 NULL_EXAMPLE = -1
 GROUPED_BATCHES = 50
+
+T = TypeVar("T")
+
+
+def there(value: T | None) -> T:
+    """What a trainer or ``setup`` has put there by now."""
+    if value is None:
+        raise RuntimeError("the datamodule has no trainer, or was not set up")
+    return value
 
 
 def run_seed(seed: int | None) -> int:
@@ -26,6 +35,10 @@ def loader_options(num_workers: int) -> dict[str, Any]:
         "pin_memory": torch.cuda.is_available(),
         "generator": torch.Generator(),  # loaders otherwise draw from the global one, and a resumed run would differ
     }
+
+
+def _sized(size: int) -> Dataset[Any]:
+    return cast(Dataset[Any], range(size))  # a sampler asks a dataset for its length only
 
 
 class StreamSampler(DistributedSampler):
@@ -44,7 +57,7 @@ class StreamSampler(DistributedSampler):
     """
 
     def __init__(self, size: int, batch_size: int, batches: int, rank: int, ranks: int, seed: int) -> None:
-        super().__init__(range(size), num_replicas=ranks, rank=rank)
+        super().__init__(_sized(size), num_replicas=ranks, rank=rank)
         self.size, self.batch_size, self.batches, self.stream_seed = size, batch_size, batches, seed
         self.first_batch = 0
 
@@ -63,15 +76,22 @@ class StreamSampler(DistributedSampler):
 
 
 class EvaluationSampler(DistributedSampler):
-    """Every example once over all ranks; ranks that would run short get null examples, so that all do as many batches."""
+    """Every example once over all ranks; ranks that would run short get null examples, so that all do as many batches.
 
-    def __init__(self, size: int, rank: int, ranks: int) -> None:
-        super().__init__(range(size), num_replicas=ranks, rank=rank)
+    Args:
+        size: examples in the dataset.
+        rank: of this process.
+        ranks: number of processes.
+        examples: how many of them all ranks together take, spread evenly over the dataset; null for all.
+    """
+
+    def __init__(self, size: int, rank: int, ranks: int, examples: int | None = None) -> None:
+        self.size, self.examples = size, min(size, examples or size)
+        super().__init__(_sized(self.examples), num_replicas=ranks, rank=rank)
 
     def __iter__(self) -> Iterator[int]:
-        size = len(self.dataset)
-        for index in range(self.rank, self.num_samples * self.num_replicas, self.num_replicas):
-            yield index if index < size else NULL_EXAMPLE
+        for number in range(self.rank, self.num_samples * self.num_replicas, self.num_replicas):
+            yield number * self.size // self.examples if number < self.examples else NULL_EXAMPLE
 
 
 def length_grouped_batches(
@@ -115,7 +135,7 @@ class LengthGroupedSampler(DistributedSampler):
     """
 
     def __init__(self, lengths: NDArray[np.integer], batch_size: int, rank: int, ranks: int, seed: int) -> None:
-        super().__init__(range(len(lengths)), num_replicas=ranks, rank=rank)
+        super().__init__(_sized(len(lengths)), num_replicas=ranks, rank=rank)
         self.lengths, self.batch_size, self.stream_seed = lengths, batch_size, seed
         self.first_batch = 0
 
@@ -140,7 +160,7 @@ class LengthSortedSampler(DistributedSampler):
     """Batches of every example once over all ranks, longest first; a rank that would run short gets null examples."""
 
     def __init__(self, lengths: NDArray[np.integer], batch_size: int, rank: int, ranks: int) -> None:
-        super().__init__(range(len(lengths)), num_replicas=ranks, rank=rank)
+        super().__init__(_sized(len(lengths)), num_replicas=ranks, rank=rank)
         self.order, self.batch_size = np.argsort(-lengths, kind="stable"), batch_size
 
     def __len__(self) -> int:
@@ -157,8 +177,9 @@ class ResumableLoader(DataLoader):
 
     served = 0
 
-    def __iter__(self) -> Iterator[Any]:
-        self.served = self.sampler.first_batch = max(self.served, self.sampler.first_batch)
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # torch names the class of its own iterators
+        sampler = cast(StreamSampler | LengthGroupedSampler, self.sampler)
+        self.served = sampler.first_batch = max(self.served, sampler.first_batch)
         for batch in super().__iter__():
             self.served += 1
             yield batch

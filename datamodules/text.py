@@ -1,11 +1,12 @@
 """Masked-language-model batches from text."""
 
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerFast
@@ -13,12 +14,13 @@ from transformers import PreTrainedTokenizerFast
 from datamodules.cache import cache_directory
 from datamodules.masking import Masking, Vocabulary, mask_tokens
 from datamodules.sources import OpenSource, open_source, text_source
-from datamodules.streams import EvaluationSampler, ResumableLoader, StreamSampler, loader_options, run_seed
+from datamodules.streams import EvaluationSampler, ResumableLoader, StreamSampler, loader_options, run_seed, there
 from datamodules.token_cache import TokenCorpus, TokenStream, token_corpus
-from datamodules.tokenizers import cached_tokenizer, load_tokenizer, vocabulary
+from datamodules.tokenizers import SMALLEST_VOCABULARY, cached_tokenizer, load_tokenizer, unknown_share, vocabulary
 from objectives.masked_lm import IGNORE_INDEX, unigram_log_probabilities
 
 VALIDATION_SEED = 0
+MANY_UNKNOWN = 0.2  # share of the tokens; of text that a vocabulary was made for, less than 0.01
 
 
 class MaskedLMBatch(TypedDict):
@@ -76,14 +78,17 @@ class TextDataModule(LightningDataModule):
     """Text for masked-LM pretraining: sources, tokenizer, token cache, dynamic masking.
 
     Args:
-        path: ``docstrings`` (prose that the installed packages carry), a file (.txt, .jsonl, .csv, .parquet), a directory, a
-            ``save_to_disk`` directory, a hub id; or a list of these and of sources with options (fields of ``TextSource``).
+        path: ``docstrings`` (prose that the installed packages carry), a file (.txt, .jsonl, .json, .csv, also with .gz, and
+            .parquet), a directory, a ``save_to_disk`` directory, a hub id; or a list of these and of sources with options
+            (fields of ``TextSource``).
         column: text column, for sources given as a plain path.
         tokenizer: directory, ``vocab.txt`` or hub id; null trains a WordPiece vocabulary on the corpus.
-        vocabulary_size: of a trained vocabulary.
+        vocabulary_size: of a trained vocabulary; it must hold special tokens and the alphabet of the corpus.
         length: tokens a sequence, special tokens included.
         batch_size: sequences a device and micro-batch.
         eval_batch_size: the same in validation; null for ``batch_size``.
+        eval_sequences: validate on so many sequences, on all devices together, spread evenly over the held-out split; null
+            for all. Losses depend on neither the number of devices nor the batch size.
         validation_share: share of the documents held out.
         masking: rate and shares of dynamic masking in training; validation masks are always 15 %, 80/10/10 and fixed.
         seed: of shuffling and masking; null takes the run's (``seed_everything``).
@@ -100,6 +105,7 @@ class TextDataModule(LightningDataModule):
         length: int = 128,
         batch_size: int = 32,
         eval_batch_size: int | None = None,
+        eval_sequences: int | None = None,
         validation_share: float = 0.05,
         masking: Masking = Masking(),
         seed: int | None = None,
@@ -112,10 +118,14 @@ class TextDataModule(LightningDataModule):
                 f"length >= 8, batch_size >= 1 and validation_share in (0, 1) expected, "
                 f"got {length}, {batch_size} and {validation_share}"
             )
+        for name, value in (("eval_batch_size", eval_batch_size), ("eval_sequences", eval_sequences)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} of 1 or more, or null, expected, got {value}")
         paths = [path] if isinstance(path, str) else path
         self.sources = [text_source(entry, column) for entry in paths]
         self.tokenizer_path, self.vocabulary_size = tokenizer, vocabulary_size
         self.length, self.batch_size, self.eval_batch_size = length, batch_size, eval_batch_size or batch_size
+        self.eval_sequences = eval_sequences
         self.validation_share, self.masking = validation_share, masking
         self.seed, self.num_workers = seed, num_workers
         self.cache_dir = cache_directory(cache_dir)
@@ -136,10 +146,21 @@ class TextDataModule(LightningDataModule):
         sources = [open_source(source, self.cache_dir) for source in self.sources]
         self.tokenizer = self._tokenizer(sources)
         self.corpus: TokenCorpus = token_corpus(sources, self.tokenizer, self.validation_share, self.cache_dir)
+        if (share := unknown_share(self.corpus.train_counts, self.tokenizer)) > MANY_UNKNOWN:
+            rank_zero_warn(
+                f"{share:.0%} of the training tokens are {self.tokenizer.unk_token}: "
+                f"the vocabulary of {self.tokenizer_path or 'the trained tokenizer'} does not fit the text"
+            )
 
     def _tokenizer(self, sources: list[OpenSource]) -> PreTrainedTokenizerFast:
         if self.tokenizer_path is not None:
-            return load_tokenizer(self.tokenizer_path)
+            tokenizer = load_tokenizer(self.tokenizer_path)
+            if len(tokenizer) < SMALLEST_VOCABULARY:
+                raise ValueError(
+                    f"{self.tokenizer_path}: a vocabulary of {len(tokenizer)} entries; {SMALLEST_VOCABULARY} or more expected, "
+                    "for special tokens and an alphabet"
+                )
+            return tokenizer
         fingerprint = "-".join(source.fingerprint for source in sources)
         return cached_tokenizer(
             lambda: (text for source in sources for text, _ in source.pieces()),
@@ -154,8 +175,8 @@ class TextDataModule(LightningDataModule):
         return unigram_log_probabilities(torch.from_numpy(self.corpus.train_counts))
 
     def train_dataloader(self) -> ResumableLoader:
-        trainer, seed = self.trainer, run_seed(self.seed)
-        dataset = MaskedLMDataset(self.corpus.train, self.length, self.tokenizer, self.masking, seed)
+        trainer, seed = there(self.trainer), run_seed(self.seed)
+        dataset = MaskedLMDataset(self.corpus.train, self.length, there(self.tokenizer), self.masking, seed)
         batches = trainer.max_steps * trainer.accumulate_grad_batches
         sampler = StreamSampler(len(dataset), self.batch_size, batches, trainer.global_rank, trainer.world_size, seed)
         return ResumableLoader(
@@ -163,8 +184,9 @@ class TextDataModule(LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader:
-        dataset = MaskedLMDataset(self.corpus.validation, self.length, self.tokenizer, Masking(), VALIDATION_SEED)
-        sampler = EvaluationSampler(len(dataset), self.trainer.global_rank, self.trainer.world_size)
+        trainer, tokenizer = there(self.trainer), there(self.tokenizer)
+        dataset = MaskedLMDataset(self.corpus.validation, self.length, tokenizer, Masking(), VALIDATION_SEED)
+        sampler = EvaluationSampler(len(dataset), trainer.global_rank, trainer.world_size, self.eval_sequences)
         return DataLoader(
             dataset, self.eval_batch_size, sampler=sampler, collate_fn=_already_a_batch, **loader_options(self.num_workers)
         )
@@ -173,5 +195,5 @@ class TextDataModule(LightningDataModule):
         return self.val_dataloader()
 
 
-def _already_a_batch(batch: MaskedLMBatch) -> MaskedLMBatch:
+def _already_a_batch(batch: Any) -> MaskedLMBatch:
     return batch

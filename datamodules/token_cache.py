@@ -18,10 +18,12 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from transformers import PreTrainedTokenizerFast
 
 from datamodules.cache import build_once
-from datamodules.sources import OpenSource, Piece
+from datamodules.documents import Piece
+from datamodules.sources import OpenSource
 from datamodules.tokenizers import tokenizer_fingerprint
 
-FORMAT = 1
+FORMAT = 2
+DTYPES = ("<u2", "<u4")
 BATCH_CHARACTERS = 8 << 20
 
 
@@ -70,21 +72,44 @@ def token_corpus(
     """The cached tokens of ``sources``, built if they are not there.
 
     Args:
-        validation_share: share of the documents held out; the same documents whatever their order.
+        validation_share: share of the documents held out; the same documents whatever their order, and documents of the
+            same tokens together.
 
     Raises:
-        ValueError: no text, or fewer documents than a held-out split needs.
+        ValueError: no text, or fewer different documents than a held-out split needs.
     """
     identity = [FORMAT, [source.fingerprint for source in sources], tokenizer_fingerprint(tokenizer), validation_share]
     key = hashlib.blake2b(json.dumps(identity).encode(), digest_size=12).hexdigest()
-    directory = build_once(cache_dir / f"tokens-{key}", lambda to: _build(sources, tokenizer, validation_share, to))
+    return build_once(
+        cache_dir / f"tokens-{key}",
+        build=lambda to: _build(sources, tokenizer, validation_share, to),
+        load=lambda directory: _load(directory, len(tokenizer)),
+    )
+
+
+def _load(directory: Path, vocabulary_size: int) -> TokenCorpus:
+    """A corpus in the cache; KeyError, OSError or ValueError if its files are not those that were written."""
     meta = json.loads((directory / "meta.json").read_text(encoding="utf-8"))
+    if (
+        not isinstance(meta, dict)
+        or meta["dtype"] not in DTYPES
+        or not all(isinstance(meta[key], int) for key in ("tokens", "documents"))
+    ):
+        raise ValueError("meta.json is not what was written")
+    counts = np.load(directory / "train_counts.npy", allow_pickle=False)
+    if counts.shape != (vocabulary_size,):
+        raise ValueError(f"train_counts.npy counts {counts.shape} tokens, ({vocabulary_size},) expected")
     train, validation = (TokenStream(directory / f"{split}.bin", meta["dtype"]) for split in ("train", "validation"))
-    return TokenCorpus(train, validation, np.load(directory / "train_counts.npy", allow_pickle=False), meta["documents"])
+    expected = {train: int(counts.sum()), validation: meta["tokens"] - int(counts.sum())}
+    for stream, tokens in expected.items():
+        size = stream.file.stat().st_size
+        if size != tokens * np.dtype(stream.dtype).itemsize:
+            raise ValueError(f"{stream.file.name} has {size} bytes, {tokens} tokens expected")
+    return TokenCorpus(train, validation, counts, meta["documents"])
 
 
 def _build(sources: list[OpenSource], tokenizer: PreTrainedTokenizerFast, validation_share: float, directory: Path) -> None:
-    dtype = "<u2" if len(tokenizer) <= 1 << 16 else "<u4"
+    dtype = DTYPES[len(tokenizer) > 1 << 16]
     everything = TokenStream(directory / "all.bin", dtype)
     pieces = (piece for source in sources for piece in source.pieces())
     ends, digests = _write_tokens(pieces, tokenizer, everything)
@@ -113,7 +138,12 @@ def _write_tokens(
     ends, digests = array("q"), array("Q")
     written, digest = 0, hashlib.blake2b(digest_size=8)
     columns = (SpinnerColumn(), TextColumn("Tokenizing: {task.completed:,} tokens"), TimeElapsedColumn())
-    with stream.file.open("wb") as file, Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with (
+        stream.file.open("wb") as file,
+        Progress(
+            *columns, console=(console := Console(stderr=True)), transient=True, disable=not console.is_terminal
+        ) as progress,
+    ):
         task = progress.add_task("", total=None)
         for batch in _batches(pieces):
             encodings = backend.encode_batch_fast([text for text, _ in batch], add_special_tokens=False)
@@ -145,13 +175,25 @@ def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
 
 
 def _held_out(digests: NDArray[np.uint64], share: float) -> NDArray[np.bool_]:
-    """Documents held out: the share with the lowest digests, at least one."""
-    if len(digests) < 2:
+    """Documents held out: those with the lowest digests, and all of a digest together.
+
+    Where several documents are the same, they are held out if they still fit into the share, or else left for training; if
+    none fit, the fewest possible are held out.
+    """
+    texts, text_of, copies = np.unique(digests, return_inverse=True, return_counts=True)
+    if len(texts) < 2:
         raise ValueError(
-            f"the corpus has {len(digests)} document; validation is held out by document, so it needs two: "
-            "separate documents by an empty line, or add files"
+            f"the corpus has {len(texts)} document{f', {len(digests)} times' * (len(digests) > 1)}; validation is held out by "
+            "document, so it needs two that differ: separate documents by an empty line, or add files"
         )
-    count = min(max(1, round(share * len(digests))), len(digests) - 1)
-    held_out = np.zeros(len(digests), dtype=bool)
-    held_out[np.argsort(digests, kind="stable")[:count]] = True
-    return held_out
+    room = min(max(1, round(share * len(digests))), len(digests) - 1)
+    held_out = np.zeros(len(texts), dtype=bool)
+    waiting = np.arange(len(texts))
+    while len(waiting := waiting[copies[waiting] <= room]):
+        taken = waiting[: np.searchsorted(np.cumsum(copies[waiting]), room, side="right")]
+        held_out[taken] = True
+        room -= int(copies[taken].sum())
+        waiting = waiting[len(taken) :]
+    if not held_out.any():
+        held_out[np.argmin(copies)] = True
+    return held_out[text_of]

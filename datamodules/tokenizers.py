@@ -7,31 +7,37 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from tokenizers import BertWordPieceTokenizer
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast
 
 from datamodules.cache import build_once
 from datamodules.masking import Vocabulary
+from hub import local_or_hub
 
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 ALPHABET_SIZE = 1000
+SMALLEST_VOCABULARY = len(SPECIAL_TOKENS) + 26
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerFast:
     """A fast tokenizer from a ``save_pretrained`` directory, a WordPiece ``vocab.txt`` or a hub id.
 
     Raises:
+        FileNotFoundError: no such directory or file, and no such id.
         ValueError: no tokenizer there, or one without mask, separator and class tokens or without a fast version.
     """
-    if Path(path).suffix == ".txt":
-        if not Path(path).is_file():
+    file = Path(path).expanduser()
+    if file.suffix == ".txt":
+        if not file.is_file():
             raise FileNotFoundError(f"{path}: no such vocabulary file")
-        return _load_vocabulary(Path(path))
+        return _load_vocabulary(file)
+    found = local_or_hub(path, "tokenizer")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, use_fast=True)
+        tokenizer = AutoTokenizer.from_pretrained(found, use_fast=True)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{path}: no tokenizer there: {' '.join(str(error).split())[:200]}") from error
-    if not tokenizer.is_fast:
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ValueError(f"{path}: {type(tokenizer).__name__} has no fast version, which the token cache needs")
     if None in (tokenizer.mask_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id):
         raise ValueError(f"{path}: a masked language model needs mask, class and separator tokens")
@@ -52,6 +58,9 @@ def train_tokenizer(texts: Callable[[], Iterator[str]], vocabulary_size: int) ->
     The trainer cuts a large alphabet among equally rare characters in hash order, numbers word-internal characters in hash
     order and breaks ties between merges by number, which would give another vocabulary at every run. So the alphabet is
     counted here, a first training finds the word-internal characters, and a second gets them sorted.
+
+    Raises:
+        ValueError: no text, or a vocabulary that cannot hold the special tokens and the alphabet.
     """
     alphabet = _frequent_characters(texts())
     if not alphabet:
@@ -70,6 +79,12 @@ def train_tokenizer(texts: Callable[[], Iterator[str]], vocabulary_size: int) ->
         return trainer
 
     internal = sorted(token for token in train(1, SPECIAL_TOKENS).get_vocab() if token.startswith("##"))
+    smallest = len(SPECIAL_TOKENS) + len(alphabet) + len(internal)
+    if vocabulary_size < smallest:
+        raise ValueError(
+            f"vocabulary_size of {smallest} or more expected for this corpus, got {vocabulary_size}: {len(SPECIAL_TOKENS)} "
+            f"special tokens, {len(alphabet)} characters, and {len(internal)} of them within words"
+        )
     return BertTokenizer(vocab=train(vocabulary_size, SPECIAL_TOKENS + internal).get_vocab())
 
 
@@ -88,14 +103,24 @@ def cached_tokenizer(
     """:func:`train_tokenizer`, once for each corpus and size."""
     key = hashlib.blake2b(f"{fingerprint} {vocabulary_size}".encode(), digest_size=12).hexdigest()
     directory = cache_dir / f"tokenizer-{key}"
-    build_once(directory, lambda to: train_tokenizer(texts, vocabulary_size).save_pretrained(to))
-    return load_tokenizer(str(directory))
+    return build_once(
+        directory,
+        build=lambda to: train_tokenizer(texts, vocabulary_size).save_pretrained(to),
+        load=lambda saved: load_tokenizer(str(saved)),
+    )
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
     """Changes when the tokenizer would give other ids; truncation and padding, left by its last call, do not count."""
     state = json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
     return hashlib.blake2b(json.dumps(state).encode(), digest_size=16).hexdigest()
+
+
+def unknown_share(counts: NDArray[np.int64], tokenizer: PreTrainedTokenizerFast) -> float:
+    """Share of unknown tokens in a text, (V,) ``counts`` of which are given; separators do not count."""
+    if tokenizer.unk_token_id is None or tokenizer.unk_token_id == tokenizer.sep_token_id:
+        return 0.0
+    return float(counts[tokenizer.unk_token_id] / max(1, counts.sum() - counts[tokenizer.sep_token_id]))
 
 
 def vocabulary(tokenizer: PreTrainedTokenizerFast) -> Vocabulary:

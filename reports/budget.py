@@ -11,29 +11,16 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel
 
-import train
 from callbacks import SparseTraining
-from datamodules import TextDataModule
-from datamodules.tokenizers import load_tokenizer
+from cli import PlannedFit, as_list, build
+from command_errors import describe
+from datamodules import TextDataModule, load_tokenizer
+from hub import local_or_hub
 from lightning_modules import MaskedLanguageModel
 from objectives.masked_lm import check_family
 from objectives.parameter_groups import embedding_parameters, encoder_weights, sparse_weights
 from reports.tables import Table
-from sparsity import load_masks
-from sparsity.files import MASKS_FILE
-
-
-class PlannedFit(train.TrifectaCLI):
-    """Understands the command line of a fit and makes its objects, but no trainer, and runs nothing."""
-
-    def instantiate_classes(self) -> None:
-        self.config_init = self.parser.instantiate_classes(self.config)
-
-    def _set_seed(self) -> None:
-        """Nothing here is drawn from the run's seed."""
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        """Nothing to run."""
+from sparsity import MASKS_FILE, SparseMethod, load_masks
 
 
 def planned_budget(arguments: list[str], vocabulary_size: int) -> list[Table]:
@@ -48,20 +35,21 @@ def planned_budget(arguments: list[str], vocabulary_size: int) -> list[Table]:
     """
     warnings.filterwarnings("ignore", "LightningCLI's args parameter is intended")  # the command line is that of a report
     try:
-        fit = train.main(["fit", *arguments], PlannedFit).config_init["fit"]
+        fit = build(arguments, PlannedFit, run=False).config_init
     except (ArgumentError, ValueError) as error:
-        raise ValueError(train.one_line(error)) from error
-    module, callbacks = fit["model"], fit["trainer"]["callbacks"] or []
-    if not isinstance(module, MaskedLanguageModel) or not isinstance(fit["data"], TextDataModule):
+        raise ValueError(describe(error)) from error
+    module, data = fit.model, fit.data
+    if not isinstance(module, MaskedLanguageModel) or not isinstance(data, TextDataModule):
         raise ValueError(
             f"only masked-LM pretraining is planned, not {type(module).__name__}; give the directory of an export"
         )
-    sparse, *others = [callback for callback in callbacks if isinstance(callback, SparseTraining)] or [None]
+    listed = [callback.method for callback in as_list(fit.trainer.callbacks) if isinstance(callback, SparseTraining)]
+    method, *others = [*([fit.masks] if fit.masks is not None else []), *listed] or [None]
     if others:
         raise ValueError("two sparse-training callbacks in one run: keep one")
     if module.hparams.pretrained is not None:
         model, origin = (
-            AutoModelForMaskedLM.from_pretrained(module.hparams.pretrained, dtype=torch.float32),
+            AutoModelForMaskedLM.from_pretrained(local_or_hub(module.hparams.pretrained, "model"), dtype=torch.float32),
             "that of the pretrained model",
         )
     else:
@@ -69,20 +57,20 @@ def planned_budget(arguments: list[str], vocabulary_size: int) -> list[Table]:
         size, origin = (
             (fields["vocab_size"], "as the config says")
             if "vocab_size" in fields
-            else data_vocabulary(fit["data"], vocabulary_size)
+            else data_vocabulary(data, vocabulary_size)
         )
-        model = new_model({"vocab_size": size} | fields, drawn=sparse is not None and sparse.method.distribution == "global")
-    nnz: dict[str, int] = {}
-    if sparse is not None:
-        nnz = sparse.method.allocate(*sparse_weights(sparse.method, model))
-    method = "dense: no sparse-training callback"
-    if sparse is not None:
-        wanted = (
-            f"nonzeros {sparse.method.nonzeros}" if sparse.method.sparsity is None else f"sparsity {sparse.method.sparsity}"
-        )
-        method = f"{type(sparse.method).__name__}, {wanted}, {sparse.method.distribution}"
-    note = f"{method}. Vocabulary of {model.config.vocab_size:,} tokens, {origin}."
+        model = new_model({"vocab_size": size} | fields, drawn=method is not None and method.distribution == "global")
+    nnz = {} if method is None else method.allocate(*sparse_weights(method, model))
+    note = f"{planned_by(method)}. Vocabulary of {model.config.vocab_size:,} tokens, {origin}."
     return tables(model, {name: nnz.get(name, p.numel()) for name, p in model.named_parameters()}, nnz, {}, note)
+
+
+def planned_by(method: SparseMethod | None) -> str:
+    """Who says how many weights stay, and how many that is."""
+    if method is None:
+        return "dense: no method of sparse training"
+    wanted = f"nonzeros {method.nonzeros}" if method.sparsity is None else f"sparsity {method.sparsity}"
+    return f"{type(method).__name__}, {wanted}, {method.distribution}"
 
 
 def data_vocabulary(data: TextDataModule, default: int) -> tuple[int, str]:

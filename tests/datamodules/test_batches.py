@@ -150,6 +150,20 @@ def test_evaluation_covers_every_example_once_in_equally_many_steps(size: int, r
     assert indices == [NULL_EXAMPLE] * (-size % ranks) + list(range(size))
 
 
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize(("size", "examples"), [(1000, 7), (10, 10), (10, 30), (11, 10), (5, 1)])
+def test_a_part_of_the_evaluation_is_the_same_for_any_number_of_ranks(size: int, examples: int, ranks: int) -> None:
+    shares = [list(EvaluationSampler(size, rank, ranks, examples)) for rank in range(ranks)]
+    count = min(size, examples)
+    assert {len(share) for share in shares} == {len(EvaluationSampler(size, 0, ranks, examples))} == {-(-count // ranks)}
+    indices = sorted(chain(*shares))
+    assert indices.count(NULL_EXAMPLE) == -count % ranks
+    taken = [index for index in indices if index != NULL_EXAMPLE]
+    assert taken == [number * size // count for number in range(count)]
+    assert set(np.diff(taken)) <= {size // count, -(-size // count)}  # spread evenly
+    assert taken[0] == 0
+
+
 @pytest.fixture(params=[0, 2], ids=["in process", "two workers"])
 def make_loader(make_dataset: MakeDataset, request: pytest.FixtureRequest) -> Callable[[], ResumableLoader]:
     """Loaders of 9 batches of 4 over 10 examples."""

@@ -152,6 +152,16 @@ def test_a_file_that_changes_is_read_again(glue_data: Data, glue_dir: Path, tmp_
     assert len(opened(glue_data("CoLA", **options)).train) == 38
 
 
+@pytest.mark.parametrize("name", ["data-00000-of-00001.arrow", "state.json", "dataset_info.json"])
+def test_a_cache_that_was_cut_short_is_built_again(glue_data: Data, tmp_path: Path, name: str) -> None:
+    cache = str(tmp_path / "cache")
+    whole = opened(glue_data("RTE", cache_dir=cache)).train[range(37)]
+    for file in (tmp_path / "cache").glob(f"glue-*/{name}"):
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.warns(UserWarning, match="glue-.*: this part of the cache is not whole"):
+        assert_identical(opened(glue_data("RTE", cache_dir=cache)).train[range(37)], whole)
+
+
 def test_tokenizers_that_differ_in_segments_only_may_share_the_cache(
     glue_data: Data, tokenizer_dir: Path, tmp_path: Path
 ) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import datasets
 import pytest
 
-from datamodules import sources
+from datamodules import documents as document_files
+from datamodules import files, sources
 from datamodules.sources import OpenSource, TextSource, open_source
 
 TEXTS = ['She said "no", twice.', "Zwei\nZeilen, größer.", "最後の文書"]
@@ -93,6 +94,12 @@ def test_a_saved_dataset_gives_the_split_that_is_asked_for(tmp_path: Path) -> No
         opened(tmp_path / "both", column="body", split="dev")
 
 
+def test_a_row_of_a_saved_dataset_that_does_not_fit_is_named_by_its_number(tmp_path: Path) -> None:
+    datasets.Dataset.from_dict({"text": [None] * 99 + [[1]]}).save_to_disk(tmp_path / "saved")
+    with pytest.raises(ValueError, match="saved: row 99: column 'text' holds list, not text"):
+        documents(tmp_path / "saved")
+
+
 def test_a_directory_is_its_readable_files_in_order_of_their_paths(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b.txt").write_text("two")
@@ -103,7 +110,7 @@ def test_a_directory_is_its_readable_files_in_order_of_their_paths(tmp_path: Pat
 
 
 def test_a_long_document_comes_in_pieces_and_stays_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "PIECE_CHARACTERS", 10)
+    monkeypatch.setattr(document_files, "PIECE_CHARACTERS", 10)
     paragraphs = ["first paragraph", "second", "third", "fourth paragraph"]
     (file := tmp_path / "corpus.txt").write_text("\n".join(paragraphs) + "\n\nnext\n")
     pieces = list(opened(file).pieces())
@@ -128,7 +135,9 @@ def test_a_character_cut_off_by_the_end_of_the_file_is_named_by_line(tmp_path: P
 def test_a_character_across_the_border_of_two_chunks_is_whole(tmp_path: Path) -> None:
     long_line = b"x" * ((1 << 22) - 1) + "é\n".encode()
     (file := tmp_path / "long.txt").write_bytes(long_line)
-    assert documents(file) == [long_line.decode().strip()]
+    pieces = list(opened(file).pieces())
+    assert "".join(text for text, _ in pieces) == long_line.decode().strip()
+    assert [ends for _, ends in pieces] == [False] * (len(pieces) - 1) + [True]
     file.write_bytes(long_line + b"one\n\xff")
     with pytest.raises(ValueError, match=r"long\.txt:3: not UTF-8"):
         opened(file)
@@ -143,20 +152,30 @@ def test_a_missing_column_lists_the_columns_there_are(tmp_path: Path, suffix: st
 
 def test_a_column_of_numbers_is_no_text(tmp_path: Path) -> None:
     (file := tmp_path / "numbers.csv").write_text("text\n1\n2\n")
-    with pytest.raises(ValueError, match=r"numbers\.csv: column 'text' holds int, not text"):
+    with pytest.raises(ValueError, match=r"numbers\.csv:2: column 'text' holds numbers, not text"):
         list(opened(file).pieces())
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
-def test_a_broken_file_is_named_with_its_format(tmp_path: Path, suffix: str) -> None:
-    (file := tmp_path / f"broken{suffix}").write_text('{"text": \n')
-    with pytest.raises(ValueError, match=rf"broken{suffix}: not readable as {suffix[1:].rstrip('l')}"):
+@pytest.mark.parametrize(("name", "where"), [("broken.jsonl", ":1"), ("broken.json", ":1"), ("broken.parquet", "")])
+def test_a_broken_file_is_named_with_its_format(tmp_path: Path, name: str, where: str) -> None:
+    (file := tmp_path / name).write_text('{"text": \n')
+    with pytest.raises(ValueError, match=rf"{name}{where}: not readable as {file.suffix[1:].rstrip('l')}"):
         opened(file)
 
 
-@pytest.mark.parametrize("path", ["nowhere.txt", "./nowhere", "/no/such/place", "a/b/c", "nobody/nothing", "nothing"])
+@pytest.mark.parametrize("path", ["nowhere.txt", "nowhere.CSV.gz", "./nowhere", "/no/such/place", "a/b/c", "tests/nothing"])
 def test_a_path_that_is_not_there_is_not_found(path: str) -> None:
-    with pytest.raises(FileNotFoundError, match=path):
+    with pytest.raises(FileNotFoundError, match=f"^{path}: no such file or directory") as error:
+        opened(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("path", ["nobody/nothing", "nothing"])
+def test_what_is_neither_a_path_nor_on_the_hub_is_not_found(path: str) -> None:
+    message = (
+        f"^{path}: neither a data set on this machine .* nor on the hub: HF_HUB_OFFLINE is set, and the cache has none$"
+    )
+    with pytest.raises(FileNotFoundError, match=message):
         opened(path)
 
 
@@ -185,7 +204,7 @@ def test_a_file_is_read_for_its_fingerprint_once_until_it_changes(tmp_path: Path
     (file := tmp_path / "a.txt").write_text("one")
     first = opened(file).fingerprint
     with monkeypatch.context() as patch:
-        patch.setattr(sources, "_checked_chunks", lambda file: pytest.fail(f"{file} was read again"))
+        patch.setattr(files, "_checked_chunks", lambda file: pytest.fail(f"{file} was read again"))
         assert opened(file).fingerprint == first
     file.write_text("another")
     assert opened(file).fingerprint != first
@@ -209,3 +228,9 @@ def test_docstrings_are_extracted_once_and_a_failed_extraction_leaves_nothing(
     first, second = (open_source(TextSource("docstrings"), tmp_path) for _ in range(2))
     assert list(first.pieces()) == list(second.pieces()) == [("one\ntwo", True), ("three", True)]
     assert first.fingerprint == second.fingerprint
+
+    (file,) = tmp_path.glob("docstrings-*/docstrings.txt")
+    file.write_text("one\n")
+    monkeypatch.setattr(sources, "docstring_documents", lambda: iter([["one", "two"], ["three"]]))
+    with pytest.warns(UserWarning, match=r"not whole \(docstrings.txt has 4 bytes, 16 expected\); it is made again"):
+        assert open_source(TextSource("docstrings"), tmp_path).fingerprint == first.fingerprint

@@ -1,6 +1,7 @@
 """The datamodule: settings checked at once, tokenizer and tokens of exactly the sources it was given."""
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +10,8 @@ import pytest
 import torch
 
 from datamodules import Masking, TextDataModule
+from datamodules.tokenizers import SPECIAL_TOKENS
+from objectives.masked_lm import IGNORE_INDEX
 
 Data = Callable[..., TextDataModule]
 
@@ -46,6 +49,30 @@ def test_validation_is_the_same_whatever_the_training_settings(text_data: Data) 
         assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+def counted_labels(data: Data, ranks: int, **options: object) -> list[list[int]]:
+    """Labels of all validation examples that count, of all ranks together, in no order."""
+    rows = []
+    for rank in range(ranks):
+        for batch in attach(data(**options), rank, ranks).val_dataloader():
+            rows += [row for row in batch["labels"].tolist() if row[0] != IGNORE_INDEX]
+    return sorted(rows)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize("eval_batch_size", [None, 1, 5])
+def test_so_many_sequences_are_validated_on_for_any_number_of_devices_and_any_batch(
+    text_data: Data, ranks: int, eval_batch_size: int | None
+) -> None:
+    options = {"validation_share": 0.5, "eval_batch_size": eval_batch_size}
+    every = counted_labels(text_data, 1, validation_share=0.5)
+    some = counted_labels(text_data, ranks, eval_sequences=13, **options)
+    assert len(some) == 13 < len(every)
+    assert some == counted_labels(text_data, 1, eval_sequences=13, validation_share=0.5)
+    assert all(row in every for row in some)
+    assert counted_labels(text_data, ranks, **options) == every
+    assert counted_labels(text_data, ranks, eval_sequences=len(every) + 1, **options) == every
+
+
 def test_the_seed_of_the_run_is_taken_where_none_is_given(text_data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PL_GLOBAL_SEED", "4")
     run, same, other = (next(iter(attach(text_data(seed=seed)).train_dataloader()))["input_ids"] for seed in (None, 4, 5))
@@ -61,7 +88,7 @@ def test_unigram_probabilities_are_those_of_the_training_tokens(text_data: Data)
 
 
 def test_a_tokenizer_is_trained_on_the_column_that_is_read(tmp_path: Path, cache_dir: Path) -> None:
-    rows = [{"a": "sparse sparse weights", "b": "dense dense layers"}] * 4
+    rows = [{"a": "sparse " * count + "weights", "b": "dense " * count + "layers"} for count in range(1, 5)]
     (file := tmp_path / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for column, here, absent in (("a", "sparse", "dense"), ("b", "dense", "sparse")):
         data = attach(TextDataModule(str(file), column, vocabulary_size=200, cache_dir=str(cache_dir)))
@@ -109,7 +136,54 @@ def test_a_missing_file_is_an_error_that_leaves_nothing(cache_dir: Path) -> None
     assert not cache_dir.exists()
 
 
-BAD_SETTINGS = [("length", 7), ("batch_size", 0), ("validation_share", 0.0), ("validation_share", 1.0)]
+def test_a_vocabulary_that_cannot_hold_the_alphabet_names_the_smallest_that_can(corpus: Path, cache_dir: Path) -> None:
+    with pytest.raises(ValueError, match=r"vocabulary_size of \d+ or more expected for this corpus, got 10") as error:
+        attach(TextDataModule(str(corpus), vocabulary_size=10, cache_dir=str(cache_dir)))
+    smallest = int(str(error.value).split()[2])
+    data = attach(TextDataModule(str(corpus), vocabulary_size=smallest, cache_dir=str(cache_dir)))
+    assert len(data.tokenizer) == smallest
+    with pytest.raises(ValueError, match=f"vocabulary_size of {smallest} or more"):
+        attach(TextDataModule(str(corpus), vocabulary_size=smallest - 1, cache_dir=str(cache_dir)))
+
+
+def vocabulary_file(directory: Path, entries: str) -> str:
+    file = directory / "vocab.txt"
+    file.write_text("\n".join([*SPECIAL_TOKENS, *entries]) + "\n")
+    return str(file)
+
+
+def test_a_vocabulary_file_too_small_for_an_alphabet_is_refused(corpus: Path, cache_dir: Path, tmp_path: Path) -> None:
+    message = r"vocab\.txt: a vocabulary of 10 entries; 31 or more expected"
+    with pytest.raises(ValueError, match=message):
+        attach(TextDataModule(str(corpus), tokenizer=vocabulary_file(tmp_path, "abcde"), cache_dir=str(cache_dir)))
+
+
+def test_text_that_a_vocabulary_does_not_know_is_one_warning_with_its_share(
+    corpus: Path, cache_dir: Path, tmp_path: Path, text_data: Data
+) -> None:
+    tokenizer = vocabulary_file(tmp_path, "abcdefghijklmnopqrstuvwxyz")  # and no part of a word: only "a" is known
+    for _ in range(2):  # built, and from the cache
+        with pytest.warns(UserWarning, match="does not fit") as caught:
+            data = attach(TextDataModule(str(corpus), tokenizer=tokenizer, cache_dir=str(cache_dir)))
+        counts = data.corpus.train_counts
+        share = counts[data.tokenizer.unk_token_id] / (counts.sum() - counts[data.tokenizer.sep_token_id])
+        assert share > 0.9
+        assert [str(warning.message) for warning in caught] == [
+            f"{share:.0%} of the training tokens are [UNK]: the vocabulary of {tokenizer} does not fit the text"
+        ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        attach(text_data())
+
+
+BAD_SETTINGS = [
+    ("eval_batch_size", 0),
+    ("eval_sequences", 0),
+    ("length", 7),
+    ("batch_size", 0),
+    ("validation_share", 0.0),
+    ("validation_share", 1.0),
+]
 
 
 @pytest.mark.parametrize(("name", "value"), BAD_SETTINGS)

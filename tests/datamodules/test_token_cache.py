@@ -1,5 +1,6 @@
 """The token cache: nothing lost, nothing built twice, nothing left half-built."""
 
+import json
 import os
 import random
 import time
@@ -10,11 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import BertTokenizer, PreTrainedTokenizerFast
 
-from datamodules import sources, token_cache
+from datamodules import documents as document_files
+from datamodules import token_cache
 from datamodules.sources import TextSource, open_source
-from datamodules.token_cache import TokenCorpus, TokenStream, token_corpus
+from datamodules.token_cache import TokenCorpus, TokenStream, _held_out, token_corpus
 from datamodules.tokenizers import SPECIAL_TOKENS, load_tokenizer
 
 Document = tuple[int, ...]
@@ -91,7 +95,7 @@ def test_the_same_documents_are_held_out_in_any_order(
 def test_a_document_in_pieces_remains_one(
     build: Build, documents: list[str], monkeypatch: pytest.MonkeyPatch, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    monkeypatch.setattr(sources, "PIECE_CHARACTERS", 20)
+    monkeypatch.setattr(document_files, "PIECE_CHARACTERS", 20)
     monkeypatch.setattr(token_cache, "BATCH_CHARACTERS", 50)
     corpus = build()
     found = (documents_of(stream, tokenizer.sep_token_id) for stream in (corpus.train, corpus.validation))
@@ -123,6 +127,106 @@ def test_other_text_or_another_share_is_another_cache(
         build(file, share=0.1)
     file.write_text("\n\n".join(documents).replace("sparse", "Sparse", 1))
     with pytest.raises(AssertionError, match="built again"):
+        build(file)
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-2])
+
+
+def longer(file: Path) -> None:
+    file.write_bytes(file.read_bytes() + b"\0\0")
+
+
+def change_meta(**fields: object) -> Callable[[Path], None]:
+    return lambda file: file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+
+
+DAMAGES = [
+    *((name, damage) for name in ("train.bin", "validation.bin") for damage in (cut, longer, Path.unlink)),
+    *(("train_counts.npy", damage) for damage in (cut, Path.unlink, lambda file: np.save(file, np.load(file)[:-1]))),
+    ("train_counts.npy", lambda file: np.save(file, np.load(file) * 2)),
+    *(("meta.json", damage) for damage in (cut, Path.unlink, lambda file: file.write_text(""), change_meta(dtype="<u8"))),
+    *(("meta.json", change_meta(tokens=tokens)) for tokens in (7, None)),
+    ("meta.json", lambda file: file.write_text("[]")),
+]
+
+
+@pytest.mark.parametrize(("name", "damage"), DAMAGES)
+def test_a_cache_that_is_not_whole_is_named_in_one_line_and_built_again(
+    build: Build, name: str, damage: Callable[[Path], None], no_build: Callable[[], None]
+) -> None:
+    whole = build().train.file.parent
+    before = {file.name: file.read_bytes() for file in whole.iterdir()}
+    damage(whole / name)
+    with pytest.warns(UserWarning, match="not whole") as caught:
+        corpus = build()
+    (warning,) = caught
+    assert str(warning.message).startswith(f"{whole}: this part of the cache is not whole (")
+    assert "\n" not in str(warning.message)
+    assert corpus.train.file.parent == whole
+    assert {file.name: file.read_bytes() for file in whole.iterdir()} == before
+    no_build()
+    assert len(build().train.tokens) == int(corpus.train_counts.sum())
+
+
+def test_a_cache_that_cannot_be_built_again_is_left_as_it_is(build: Build, no_build: Callable[[], None]) -> None:
+    whole = build().train.file.parent
+    cut(whole / "train.bin")
+    no_build()
+    with pytest.warns(UserWarning, match="not whole"), pytest.raises(AssertionError, match="built again"):
+        build()
+    assert len(list(whole.iterdir())) == 4
+
+
+DIGESTS = st.lists(st.integers(0, 2**64 - 1), min_size=2, max_size=60)
+SHARES = st.floats(0.01, 0.99)
+
+
+@given(DIGESTS.filter(lambda digests: len(set(digests)) == len(digests)), SHARES)
+def test_documents_that_all_differ_are_held_out_by_the_lowest_digests(digests: list[int], share: float) -> None:
+    count = min(max(1, round(share * len(digests))), len(digests) - 1)
+    expected = np.zeros(len(digests), dtype=bool)
+    expected[np.argsort(np.array(digests, np.uint64), kind="stable")[:count]] = True
+    assert np.array_equal(_held_out(np.array(digests, np.uint64), share), expected)
+
+
+@given(st.lists(st.integers(0, 9), min_size=2, max_size=60).filter(lambda digests: len(set(digests)) > 1), SHARES)
+def test_equal_documents_are_on_one_side_and_the_share_is_close(digests: list[int], share: float) -> None:
+    array = np.array(digests, np.uint64)
+    held_out = _held_out(array, share)
+    assert not set(array[held_out]) & set(array[~held_out])
+    assert 0 < held_out.sum() < len(array)
+    wanted = min(max(1, round(share * len(array))), len(array) - 1)
+    copies = Counter(array[~held_out].tolist())
+    if held_out.sum() < wanted:  # one text more would be too many
+        assert min(copies.values()) > wanted - held_out.sum()
+    elif held_out.sum() > wanted:  # nothing smaller there
+        assert held_out.sum() == min(Counter(digests).values())
+
+
+def test_single_documents_fill_the_share_exactly_beside_duplicates() -> None:
+    digests = np.array([0] * 300 + list(range(1, 701)), np.uint64)  # three in ten say the same
+    held_out = _held_out(digests, 0.05)
+    assert held_out.sum() == 50
+    assert set(digests[held_out].tolist()) == set(range(1, 51))
+
+
+def test_documents_that_are_there_many_times_never_cross(
+    build: Build, documents: list[str], tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    texts = [*documents[:20] * 10, documents[0].upper()]  # which the tokenizer does not tell from the others
+    (file := tmp_path / "corpus.txt").write_text("\n\n".join(texts))
+    corpus = build(file, share=0.13)  # 26 of 201
+    train, validation = (documents_of(stream, tokenizer.sep_token_id) for stream in (corpus.train, corpus.validation))
+    assert sum(map(Counter, (train, validation)), Counter()) == encoded(texts, tokenizer)
+    assert not set(train) & set(validation)
+    assert len(validation) in (20, 21)
+
+
+def test_one_document_many_times_cannot_be_held_out(build: Build, tmp_path: Path) -> None:
+    (file := tmp_path / "corpus.txt").write_text("sparse\n\n" * 50)
+    with pytest.raises(ValueError, match="the corpus has 1 document, 50 times; .* needs two that differ"):
         build(file)
 
 
@@ -179,10 +283,11 @@ def test_two_builders_at_once_make_one_cache(
 def test_a_vocabulary_beyond_16_bits_keeps_its_ids(build: Build, tmp_path: Path, cache_dir: Path) -> None:
     entries = [*SPECIAL_TOKENS, *(f"word{number}" for number in range(70_000))]
     large = BertTokenizer(vocab={token: number for number, token in enumerate(entries)})
-    (file := tmp_path / "corpus.txt").write_text("word69999 word1\n\nword69999 word1\n")
+    (file := tmp_path / "corpus.txt").write_text("word69999 word1\n\nword1 word69999\n")
     corpus = token_corpus([open_source(TextSource(str(file)), cache_dir)], large, 0.5, cache_dir)
     assert corpus.train.dtype == "<u4"
-    assert corpus.train.tokens.tolist() == [70_004, 6, 3]
+    documents = [corpus.train.tokens.tolist(), corpus.validation.tokens.tolist()]
+    assert sorted(documents) == [[6, 70_004, 3], [70_004, 6, 3]]
 
 
 @pytest.mark.parametrize(

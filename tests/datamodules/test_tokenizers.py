@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from datamodules.tokenizers import (
@@ -14,6 +15,7 @@ from datamodules.tokenizers import (
     load_tokenizer,
     tokenizer_fingerprint,
     train_tokenizer,
+    unknown_share,
     vocabulary,
 )
 
@@ -63,6 +65,31 @@ def test_a_trained_tokenizer_is_trained_once_for_each_corpus_and_size(cache_dir:
             cached_tokenizer(untouched, fingerprint, size, cache_dir)
 
 
+def test_a_trained_tokenizer_that_was_cut_short_is_trained_again(cache_dir: Path, documents: list[str]) -> None:
+    first = cached_tokenizer(lambda: iter(documents), "corpus", 100, cache_dir)
+    (file,) = cache_dir.glob("tokenizer-*/tokenizer.json")
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.warns(UserWarning, match="tokenizer-.*: this part of the cache is not whole"):
+        again = cached_tokenizer(lambda: iter(documents), "corpus", 100, cache_dir)
+    assert again.get_vocab() == first.get_vocab()
+
+
+def test_the_smallest_vocabulary_holds_special_tokens_and_the_alphabet() -> None:
+    texts = ["ab", "a b cb"]
+    expected = {*SPECIAL_TOKENS, "a", "b", "c", "##b"}
+    assert set(train_tokenizer(lambda: iter(texts), 9).get_vocab()) == expected
+    with pytest.raises(ValueError, match="vocabulary_size of 9 or more expected for this corpus, got 8"):
+        train_tokenizer(lambda: iter(texts), 8)
+
+
+def test_unknown_tokens_are_a_share_of_those_that_are_no_separators(tokenizer_dir: Path) -> None:
+    tokenizer = load_tokenizer(str(tokenizer_dir))
+    counts = np.zeros(len(tokenizer), np.int64)
+    assert unknown_share(counts, tokenizer) == 0
+    counts[[tokenizer.unk_token_id, tokenizer.sep_token_id, 7]] = 3, 100, 9
+    assert unknown_share(counts, tokenizer) == 0.25
+
+
 def test_a_fingerprint_of_many_sources_is_no_file_name(cache_dir: Path, documents: list[str]) -> None:
     assert len(cached_tokenizer(lambda: iter(documents), "fingerprint-" * 100, 100, cache_dir)) == 100
 
@@ -89,9 +116,12 @@ def test_a_text_file_that_is_no_vocabulary_is_refused(tmp_path: Path) -> None:
 def test_a_tokenizer_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere\.txt: no such vocabulary file"):
         load_tokenizer("nowhere.txt")
-    for path in (str(tmp_path), "nobody/nothing"):
-        with pytest.raises(ValueError, match=f"{path}: no tokenizer there"):
-            load_tokenizer(path)
+    with pytest.raises(ValueError, match=f"{tmp_path}: no tokenizer there"):
+        load_tokenizer(str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="nobody/nothing: neither a tokenizer on this machine .* nor on the hub"):
+        load_tokenizer("nobody/nothing")
+    with pytest.raises(FileNotFoundError, match="/no/such/place: no such file or directory, where a tokenizer is expected"):
+        load_tokenizer("/no/such/place")
 
 
 def test_the_fingerprint_is_of_the_ids_and_not_of_the_last_call(tokenizer_dir: Path) -> None:

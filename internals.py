@@ -1,4 +1,4 @@
-"""Everything private of Lightning, transformers and datasets that this project relies on, each behind a name that tells.
+"""Everything private of Lightning, torch, transformers and datasets that this project relies on, each behind a name that tells.
 
 Nobody else may touch a name of theirs that begins with an underscore, so that a new release is tried against this file: every
 definition has a test. The versions it was tried with are the upper bounds in ``setup.cfg``.
@@ -10,6 +10,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningCLI
 from pytorch_lightning.loops import _FitLoop
 from torch import nn
+from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
 
@@ -46,6 +47,15 @@ def mark_as_saved(checkpoint: ModelCheckpoint, step: int) -> None:
 def has_trainer(module: LightningModule) -> bool:
     """Whether a module is attached to a trainer; to ask for ``module.trainer`` is an error otherwise."""
     return module._trainer is not None
+
+
+def leave_unscaling_to_trainer(optimizer: Optimizer) -> None:
+    """Let Lightning unscale and clip gradients before a fused optimizer's step, as it does for all others.
+
+    A fused kernel *can* unscale by itself, so Lightning refuses to clip for it under mixed precision; without the mark the
+    scaler unscales in place, and skips steps that are not finite, before the kernel sees the gradients.
+    """
+    optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
 
 
 def draw_anew(model: PreTrainedModel, module: nn.Module) -> None:

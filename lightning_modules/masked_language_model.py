@@ -149,8 +149,7 @@ class MaskedLanguageModel(LightningModule):
 
     def configure_optimizers(self) -> Optimizer:
         hparams = self.hparams
-        fused = self.trainer.precision != "16-mixed"
-        return adamw(self.parameters(), hparams.lr, hparams.weight_decay, hparams.betas, hparams.eps, fused)
+        return adamw(self.parameters(), hparams.lr, hparams.weight_decay, hparams.betas, hparams.eps)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["model_config"] = self.model.config.to_dict()

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable
 from torch import nn
 from torch.optim import AdamW
 
+from internals import leave_unscaling_to_trainer
+
 
 def adamw(
     parameters: Iterable[nn.Parameter],
@@ -12,7 +14,6 @@ def adamw(
     weight_decay: float,
     betas: tuple[float, float],
     eps: float,
-    fused: bool,
     scale: Callable[[nn.Parameter], float] = lambda parameter: 1.0,
 ) -> AdamW:
     """AdamW (Loshchilov and Hutter 2019), bias-corrected, without decay on biases and LayerNorms.
@@ -23,7 +24,6 @@ def adamw(
         weight_decay: decoupled, of matrices.
         betas: of the two moments.
         eps: of the denominator.
-        fused: one kernel for all tensors; not with fp16 loss scaling, where it would unscale behind Lightning's back.
         scale: factor of a parameter's learning rate.
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
@@ -32,10 +32,12 @@ def adamw(
         for parameter in trained:
             if of_this_kind(parameter.dim()):
                 groups.setdefault((decay, scale(parameter)), []).append(parameter)
-    return AdamW(
+    optimizer = AdamW(
         [{"params": group, "weight_decay": decay, "lr": lr * factor} for (decay, factor), group in groups.items()],
         lr=lr,
         betas=betas,
         eps=eps,
-        fused=fused,
+        fused=True,  # one kernel for all tensors
     )
+    leave_unscaling_to_trainer(optimizer)
+    return optimizer

@@ -182,11 +182,10 @@ class SequenceClassifier(LightningModule):
 
     def configure_optimizers(self) -> Optimizer:
         hparams = self.hparams
-        fused = self.trainer.precision != "16-mixed"
         scales = layer_scales(self.model, hparams.layer_decay)
         return adamw(
             list(self.model.parameters()),
-            *(hparams.lr, hparams.weight_decay, hparams.betas, hparams.eps, fused),
+            *(hparams.lr, hparams.weight_decay, hparams.betas, hparams.eps),
             scale=lambda parameter: scales.get(id(parameter), 1.0),
         )
 

@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from jsonargparse import Namespace, set_parsing_settings
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from pytorch_lightning.loggers import Logger
 
 import datamodules  # noqa: F401  (short class names resolve in YAML)
 import lightning_modules  # noqa: F401
@@ -35,8 +34,8 @@ from callbacks import (
     StepwiseSchedule,
     quiet_lightning,
 )
-from cpu import matmul_library
-from internals import CommandLineFirst
+from cpu import multiply_with_onednn
+from internals import CommandLineFirst, LazyTensorBoardLogger
 from sparsity import SparseMethod
 
 set_parsing_settings(subclasses_enabled=[SparseMethod])  # a dataclass that stands for any of its subclasses
@@ -117,6 +116,7 @@ class TrifectaCLI(CommandLineFirst):
             print(f"ckpt_path last: {checkpoint or 'there is no checkpoint yet, so this is a new run'}", file=sys.stderr)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        multiply_with_onednn()  # here, where nothing on the command line was wrong
         if self.subcommand != "fit":
             return super().instantiate_trainer(**{"logger": False} | kwargs)
         config, made = self.of_subcommand(self.config), self.of_subcommand(self.config_init)
@@ -160,7 +160,7 @@ def loggers_in(run: Path, given: Sequence[Logger], settings: Sequence[Namespace]
         settings: their arguments.
     """
     if not given:
-        return [TensorBoardLogger(run.parent.parent, name=run.parent.name, version=run.name, default_hp_metric=False)]
+        return [LazyTensorBoardLogger(run.parent.parent, name=run.parent.name, version=run.name, default_hp_metric=False)]
     loggers = []
     for logger, setting in zip(given, settings, strict=True):
         arguments = setting.init_args.as_dict()
@@ -186,7 +186,7 @@ def build(arguments: list[str] | None = None, kind: type[TrifectaCLI] = Trifecta
         trainer_defaults={
             "callbacks": [
                 *(RandomState(), RunOverview(), StepMonitor(), SparsityMonitor(), FinalValidation()),
-                RunSummary(matmul=None if torch.cuda.is_available() else matmul_library()),
+                RunSummary(),  # last, as it writes when the others have accepted the run
             ],
             "gradient_clip_val": 1.0,
             "num_sanity_val_steps": 0,

@@ -3,6 +3,7 @@
 Subcommands ``fit``, ``validate``, ``test`` and ``predict`` are Lightning's; ``--help`` lists what each takes.
 """
 
+import sys
 from argparse import ArgumentError
 
 import datasets
@@ -12,15 +13,17 @@ from transformers.utils import logging as transformers_logging
 from arguments import one_line_errors
 from callbacks import quiet_lightning
 from cli import TrifectaCLI, build
-from command_errors import describe, lightning_errors
-from cpu import keep_freed_memory, multiply_with_onednn
+from command_help import class_help, describe, lightning_errors
+from cpu import keep_freed_memory
 
 
 def main(arguments: list[str] | None = None) -> TrifectaCLI:
     """Run the subcommand of ``arguments`` (the command line by default) with what makes a process of training fast and quiet."""
+    if help_text := class_help(sys.argv[1:] if arguments is None else arguments):
+        print(help_text)
+        sys.exit()
     quiet_lightning()
     keep_freed_memory()
-    multiply_with_onednn()
     transformers_logging.disable_progress_bar()
     datasets.disable_progress_bars()
     torch.set_float32_matmul_precision("high")

@@ -23,29 +23,24 @@ from run_record import RunRecord
 ROOT = Path(__file__).parent.parent
 COLUMNS = ("method", "eval loss", "std", "each seed", "unigram loss", "sparsity", "average density", "tokens/s")
 TEACHER = "dense_seed0"
-DISTILLATION = ["KnowledgeDistillation", "teachers={teacher}", "factor=0.8", "final_factor=0.0", "temperature=1.0"]
-METHODS: dict[str, list[list[str]]] = {
+DISTILLATION = [
+    *("--distillation.teachers={teacher}", "--distillation.factor=0.8", "--distillation.final_factor=0.0"),
+    "--distillation.temperature=1.0",
+]
+METHODS: dict[str, list[str]] = {
     "dense": [],
-    "static": [["StaticSparsity", "sparsity=0.8"]],
-    "rigl": [["RigL", "sparsity=0.8"]],
-    "rigl_rows": [["RigL", "sparsity=0.8", "structure=rows"]],
-    "set": [["SET", "sparsity=0.8"]],
-    "rigl_global": [["GlobalRigL", "sparsity=0.8"]],
-    "gmp": [["GMP", "sparsity=0.8"]],
-    "ste": [["STE", "sparsity=0.8"]],
-    "dense_kd": [DISTILLATION],
-    "rigl_kd": [["RigL", "sparsity=0.8"], DISTILLATION],
-    "gmp_kd": [["GMP", "sparsity=0.8"], DISTILLATION],
+    "static": ["--masks=Static"],
+    "rigl": ["--masks=RigL"],
+    "rigl_rows": ["--masks=RigL", "--masks.structure=rows"],
+    "set": ["--masks=SET"],
+    "rigl_global": ["--masks=GlobalRigL"],
+    "gmp": ["--masks=GMP"],
+    "ste": ["--masks=STE"],
+    "dense_kd": DISTILLATION,
+    "rigl_kd": ["--masks=RigL", *DISTILLATION],
+    "gmp_kd": ["--masks=GMP", *DISTILLATION],
 }
-
-
-def callback_options(callbacks: list[list[str]], teacher: Path) -> list[str]:
-    """Command-line options that append callbacks, each a class name and its settings."""
-    options = []
-    for name, *settings in callbacks:
-        options.append(f"--trainer.callbacks+={name}")
-        options += [f"--trainer.callbacks.{setting.format(teacher=teacher)}" for setting in settings]
-    return options
+"""Options of each method; the masks are 80 % sparse."""
 
 
 def finished(run: Path) -> RunRecord | None:
@@ -62,7 +57,8 @@ def fit(runs: Path, method: str, seed: int, extra: list[str]) -> None:
     command = [sys.executable, "train.py", "fit", "--config", "configs/experiments/cpu_bench.yaml"]
     command += [f"--runs={runs}", f"--experiment={name}", f"--seed_everything={seed}"]
     command += ["--version=0", "--trainer.enable_progress_bar=false"]
-    command += callback_options(METHODS[method], runs / TEACHER / "version_0" / "export") + extra
+    teacher = runs / TEACHER / "version_0" / "export"
+    command += [option.format(teacher=teacher) for option in METHODS[method]] + extra
     log = runs / f"{name}.log"
     with log.open("w", encoding="utf-8") as stream:
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -109,7 +105,7 @@ def main() -> None:
     options, extra = parser.parse_known_args()
     runs = options.runs.absolute()
     runs.mkdir(parents=True, exist_ok=True)
-    taught = [method for method in options.methods if DISTILLATION in METHODS[method]]
+    taught = [method for method in options.methods if DISTILLATION[0] in METHODS[method]]
     for stage in ([method for method in options.methods if method not in taught], taught):
         jobs = [(method, seed) for method in stage for seed in options.seeds]
         with ThreadPoolExecutor(options.parallel) as pool:

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from callbacks.monitor import sparsity_totals
 from callbacks.sparse_training import sparse_training
+from cpu import matmul_library
 from internals import begin_and_end_always
 from run_record import RunRecord, Status, experiment_name
 
@@ -54,13 +55,9 @@ class RunSummary(Callback):
     It is the last of a run's callbacks: what the others refuse writes nothing. What has no meaning for a run is absent. Counts
     of tokens and seconds go on across a resume. ``average_density`` is the mean over training of the share of the sparse
     tensors' weights that are on: what a method costs where zeros cost nothing.
-
-    Args:
-        matmul: what multiplies fp32 matrices, for the record.
     """
 
-    def __init__(self, matmul: str | None = None) -> None:
-        self.matmul = matmul
+    def __init__(self) -> None:
         self.tokens, self.seconds, self.train_seconds = 0, 0.0, 0.0
         self.batches, self.summed_density = 0, 0.0
         self.results: dict[str, Any] = {}
@@ -170,7 +167,7 @@ class RunSummary(Callback):
             task=(task.trained_on or task.name) if task else None,
             pretrained=pl_module.hparams.get("pretrained"),
             peak_memory_mb=round(peak_memory_mb(), 1),
-            matmul=self.matmul,
+            matmul=None if torch.cuda.is_available() else matmul_library(),
             versions={"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES},
             revision=self.revision,
             command=shlex.join(sys.argv),

@@ -85,7 +85,11 @@ class SparseTraining(Callback):
         Raises:
             ValueError: no target matches, or the sparsity cannot be met in the scope.
         """
-        if isinstance(self.method, methods.Static) and self.method.initialization == "random" and model.name_or_path:
+        if (
+            isinstance(self.method, methods.Static)
+            and self.method.initialization == "random"
+            and getattr(model, "name_or_path", "")
+        ):
             rank_zero_warn(
                 f"{type(self.method).__name__} starts from random masks, which cut pretrained weights whatever they are worth; "
                 "initialization: magnitude keeps the largest"

@@ -138,12 +138,9 @@ def _write_tokens(
     ends, digests = array("q"), array("Q")
     written, digest = 0, hashlib.blake2b(digest_size=8)
     columns = (SpinnerColumn(), TextColumn("Tokenizing: {task.completed:,} tokens"), TimeElapsedColumn())
-    with (
-        stream.file.open("wb") as file,
-        Progress(
-            *columns, console=(console := Console(stderr=True)), transient=True, disable=not console.is_terminal
-        ) as progress,
-    ):
+    console = Console(stderr=True)
+    shown = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    with stream.file.open("wb") as file, shown as progress:
         task = progress.add_task("", total=None)
         for batch in _batches(pieces):
             encodings = backend.encode_batch_fast([text for text, _ in batch], add_special_tokens=False)

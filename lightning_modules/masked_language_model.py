@@ -53,7 +53,7 @@ class MaskedLanguageModel(LightningModule):
         self,
         config: dict[str, Any] | None = None,
         pretrained: str | None = None,
-        lr: float = 1e-3,
+        lr: float | None = None,
         weight_decay: float = 0.01,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
@@ -62,9 +62,9 @@ class MaskedLanguageModel(LightningModule):
         super().__init__()
         if (config is None) == (pretrained is None):
             raise ValueError("give either model.config (fields of a Hugging Face config) or model.pretrained (a directory)")
-        if lr <= 0 or weight_decay < 0:
+        if (lr is not None and lr <= 0) or weight_decay < 0:
             raise ValueError(f"lr > 0 and weight_decay >= 0 expected, got {lr} and {weight_decay}")
-        self.save_hyperparameters()
+        self.save_hyperparameters(logger=False)
         self.model: PreTrainedModel | None = None
         self.objective: Objective = self.task_loss
         self.totals = torch.nn.ModuleDict(
@@ -149,7 +149,7 @@ class MaskedLanguageModel(LightningModule):
 
     def configure_optimizers(self) -> Optimizer:
         hparams = self.hparams
-        return adamw(self.parameters(), hparams.lr, hparams.weight_decay, hparams.betas, hparams.eps)
+        return adamw(self.parameters(), hparams.lr or 1e-3, hparams.weight_decay, hparams.betas, hparams.eps)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["model_config"] = self.model.config.to_dict()

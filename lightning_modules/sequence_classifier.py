@@ -49,7 +49,7 @@ class SequenceClassifier(LightningModule):
     def __init__(
         self,
         pretrained: str,
-        lr: float = 2e-5,
+        lr: float | None = None,
         weight_decay: float = 0.0,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
@@ -60,13 +60,13 @@ class SequenceClassifier(LightningModule):
         compile_encoder: bool = False,
     ) -> None:
         super().__init__()
-        if lr <= 0 or weight_decay < 0 or not 0 < layer_decay <= 1:
+        if (lr is not None and lr <= 0) or weight_decay < 0 or not 0 < layer_decay <= 1:
             raise ValueError(
                 f"lr > 0, weight_decay >= 0 and layer_decay in (0, 1] expected, got {lr}, {weight_decay} and {layer_decay}"
             )
         if dropout is not None and not 0 <= dropout < 1:
             raise ValueError(f"dropout in [0, 1) expected, got {dropout}")
-        self.save_hyperparameters()
+        self.save_hyperparameters(logger=False)
         self.model: PreTrainedModel | None = None
         self.unfit: str | None = None
         self.objective: Objective = self.task_loss
@@ -185,7 +185,7 @@ class SequenceClassifier(LightningModule):
         scales = layer_scales(self.model, hparams.layer_decay)
         return adamw(
             list(self.model.parameters()),
-            *(hparams.lr, hparams.weight_decay, hparams.betas, hparams.eps),
+            *(hparams.lr or 2e-5, hparams.weight_decay, hparams.betas, hparams.eps),
             scale=lambda parameter: scales.get(id(parameter), 1.0),
         )
 

@@ -27,15 +27,16 @@ def sparse_weights(method: SparseMethod, model: PreTrainedModel) -> tuple[dict[s
     Raises:
         ValueError: a target matches nothing, or the scope does not hold one of the weights.
     """
-    weights = encoder_weights(model)
-    if method.targets:
+    if not method.targets:
+        weights = encoder_weights(model)
+    else:
         matrices = {name: parameter for name, parameter in model.named_parameters() if parameter.dim() >= 2}
         weights = {name: matrices[name] for name in method.select(matrices)}
-    scope = {
-        "tensors": weights,
-        "encoder": encoder_weights(model),
-        "model": dict(model.named_parameters()),
-    }["model" if method.nonzeros is not None else method.scope]
+    scope = weights
+    if method.scope == "model" or method.nonzeros is not None:
+        scope = dict(model.named_parameters())
+    elif method.scope == "encoder":
+        scope = encoder_weights(model)
     if outside := weights.keys() - scope.keys():
         raise ValueError(f"scope {method.scope!r} does not hold {min(outside)}; state the sparsity of the model instead")
     return weights, sum(parameter.numel() for parameter in scope.values())

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel
 
 from callbacks import SparseTraining
 from cli import PlannedFit, as_list, build
-from command_errors import describe
+from command_help import describe
 from datamodules import TextDataModule, load_tokenizer
 from hub import local_or_hub
 from lightning_modules import MaskedLanguageModel

@@ -79,7 +79,7 @@ def train(
     harvest = Harvest(root, rigl)
     options |= {"strategy": "ddp_fork", "devices": 2} if ranks == 2 else {}
     options |= {"limit_val_batches": 1.0, "gradient_clip_val": 1.0, "enable_checkpointing": bool(callbacks)}
-    fit(root, data, [rigl, OneCycleLR(max_lr=1e-2), harvest, *callbacks], max_steps, **options)
+    fit(root, data, [rigl, OneCycleLR(), harvest, *callbacks], max_steps, **options)
     return [torch.load(root / f"rank{rank}.pt", weights_only=False) for rank in range(ranks)]
 
 

@@ -127,7 +127,7 @@ def test_validation_of_an_export_gives_the_scores_of_its_run(runs: Path, glue_di
 def test_a_run_goes_on_where_its_last_epoch_ended(glue_dir: Path, encoder_dir: Path, tmp_path: Path) -> None:
     """Two epochs at once, and one after another."""
     epochs = ("--trainer.max_epochs=1", "--trainer.max_epochs=2")
-    fit = command("fit", "RTE", glue_dir, encoder_dir, "--trainer.callbacks=null")
+    fit = command("fit", "RTE", glue_dir, encoder_dir, "--schedule=null")
     train.main([*fit, epochs[1], f"--runs={tmp_path / 'whole'}"])
     for epoch in epochs:
         train.main([*fit, epoch, f"--runs={tmp_path / 'halves'}", "--ckpt_path=last"])

@@ -4,12 +4,19 @@ import re
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor
+from torch.nn.functional import mse_loss
+from torch.utils.data import DataLoader
 
 import train
 from callbacks import SparseTraining
+from helpers import assert_identical, tiny_trainer
+from sparsity import RigL
 
 ROOT = Path(__file__).parent.parent
 
@@ -38,13 +45,13 @@ def test_the_method_of_the_readme_works_as_it_says(
     data = {"path": corpus, "tokenizer": tokenizer_dir, "length": 16, "batch_size": 4, "cache_dir": "cache"}
     arguments += [f"--model.config.{name}={value}" for name, value in size.items()]
     arguments += [f"--data.{name}={value}" for name, value in data.items()]
-    arguments += ["--trainer.callbacks.every=2", "--trainer.max_steps=9", "--trainer.limit_val_batches=1"]
+    arguments += ["--masks.every=2", "--trainer.max_steps=9", "--trainer.limit_val_batches=1"]
     arguments += ["--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu"]
     monkeypatch.setattr(sys, "argv", ["train.py"])
     trainer = train.main(arguments).trainer
 
     (sparse,) = (callback for callback in trainer.callbacks if isinstance(callback, SparseTraining))
-    assert (type(sparse).__name__, sparse.sparsity, sparse.smoothing) == ("SmoothRigL", 0.8, 0.95)
+    assert (type(sparse.method).__name__, sparse.method.sparsity, sparse.method.smoothing) == ("SmoothRigL", 0.8, 0.95)
     assert trainer.global_step == 9
     weights = dict(trainer.lightning_module.model.named_parameters())
     assert sparse.masks.nnz() == sparse.stepping.initial_nnz
@@ -53,5 +60,46 @@ def test_the_method_of_the_readme_works_as_it_says(
         assert not weights[name][~mask].any()
         assert int(mask.sum(1).max() - mask.sum(1).min()) <= 1  # rows
     saved = torch.load(trainer.checkpoint_callback.last_model_path, weights_only=True)["callbacks"]
-    (state,) = (state for name, state in saved.items() if name.startswith("SmoothRigL"))
+    (state,) = (state for name, state in saved.items() if name == "SparseTraining[SmoothRigL]")
     assert state["memory"]["gradient"].keys() == sparse.masks.keys()
+
+
+class Loop(LightningModule):
+    """The loop of the README as a module."""
+
+    def __init__(self, model: torch.nn.Module, inputs: Tensor) -> None:
+        super().__init__()
+        self.model, self.inputs = model, inputs
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        return mse_loss(self.model(batch), batch.prod(1, keepdim=True))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.model.parameters(), lr=1e-2)
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(self.inputs, batch_size=None, generator=torch.Generator())
+
+
+def test_the_loop_of_the_readme_gives_the_masks_of_a_trainer_bit_for_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = blocks("Add a method")["py"]
+    assert len(code.split("torch.manual_seed(0)\n")[1].splitlines()) <= 12
+    names: dict[str, Any] = {}
+    exec(code, names)
+    sparse, weights = names["sparse"], names["weights"]
+    assert sparse.masks.nnz() == {"0.weight": 205, "2.weight": 13}  # of 1,024 and 64
+    assert all(bool((sparse.explored[name] & ~mask).any()) for name, mask in sparse.masks.items())  # they have moved
+
+    torch.manual_seed(0)
+    layers = torch.nn.Linear(16, 64), torch.nn.ReLU(), torch.nn.Linear(64, 1)
+    module = Loop(torch.nn.Sequential(*layers), torch.stack([torch.randn(32, 16) for _ in range(200)]))
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+    callback = SparseTraining(RigL(sparsity=0.8, every=10, targets=("*.weight",)))
+    tiny_trainer(tmp_path, [callback], max_steps=200).fit(module)
+    assert_identical(dict(callback.masks), dict(sparse.masks))
+    assert_identical(dict(callback.stepping.explored), dict(sparse.explored))
+    assert_identical(
+        {name: module.model.get_parameter(name).data for name in weights}, {n: w.data for n, w in weights.items()}
+    )

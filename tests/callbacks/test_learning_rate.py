@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pytorch_lightning import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import OneCycleLR as TorchOneCycleLR
@@ -38,7 +39,7 @@ def torch_one_cycle(steps: int, **options: object) -> tuple[list[float], list[fl
 @pytest.mark.parametrize("anneal_strategy", ["linear", "cos"])
 def test_one_cycle_equals_torch_step_by_step(tmp_path: Path, text_data: Data, anneal_strategy: str) -> None:
     recorder = Recorder()
-    one_cycle = OneCycleLR(max_lr=1e-2, anneal_strategy=anneal_strategy)
+    one_cycle = OneCycleLR(anneal_strategy=anneal_strategy)  # its peak is the module's rate
     rigl = RigL(every=3)  # a skipped weight step is a step of the schedule
     fit(tmp_path, text_data(), [one_cycle, rigl, recorder], max_steps=20, accumulate_grad_batches=2)
     rates, momenta = torch_one_cycle(20, max_lr=1e-2, anneal_strategy=anneal_strategy)
@@ -51,10 +52,17 @@ def test_one_cycle_across_a_resume(tmp_path: Path, text_data: Data) -> None:
     recorders = [Recorder(), Recorder()]
     options = {"max_lr": 1e-2, "pct_start": 0.4, "div_factor": 10.0, "final_div_factor": 100.0}
     trainer = fit(
-        tmp_path, text_data(), [OneCycleLR(**options), recorders[0]], max_steps=12, limit_train_batches=5, max_epochs=1
+        tmp_path,
+        text_data(),
+        [OneCycleLR(**options), recorders[0]],
+        12,
+        tiny_bert(lr=None),
+        limit_train_batches=5,
+        max_epochs=1,
     )
     trainer.save_checkpoint(tmp_path / "half.ckpt")
-    fit(tmp_path, text_data(), [OneCycleLR(**options), recorders[1]], max_steps=12, ckpt_path=tmp_path / "half.ckpt")
+    resumed = [OneCycleLR(**options), recorders[1]]
+    fit(tmp_path, text_data(), resumed, 12, tiny_bert(lr=None), ckpt_path=tmp_path / "half.ckpt")
     rates, momenta = torch_one_cycle(12, anneal_strategy="linear", **options)
     assert (len(recorders[0].rates), len(recorders[1].rates)) == (5, 7)
     assert recorders[0].rates + recorders[1].rates == rates
@@ -99,6 +107,19 @@ def test_linear_warmup_decay(tmp_path: Path, text_data: Data, warmup_steps: floa
     assert trainer.optimizers[0].param_groups[0]["lr"] == 0.0
 
 
+def test_warmup_and_decay_can_have_a_peak_of_their_own(tmp_path: Path, text_data: Data) -> None:
+    recorder = Recorder()
+    fit(tmp_path, text_data(), [LinearWarmupDecay(2, max_lr=0.5), recorder], max_steps=4, module=tiny_bert(lr=None))
+    assert recorder.rates == pytest.approx([0.0, 0.25, 0.5, 0.25])
+
+
+@pytest.mark.parametrize("schedule", [OneCycleLR(max_lr=0.5), LinearWarmupDecay(max_lr=0.5), LRRangeTest(max_lr=0.5)])
+def test_two_peaks_are_refused_and_one_is_never_ignored(tmp_path: Path, text_data: Data, schedule: Callback) -> None:
+    message = rf"model.lr is 0.01 and {type(schedule).__name__}.max_lr 0.5, and both set the peak learning rate"
+    with pytest.raises(ValueError, match=message):
+        fit(tmp_path, text_data(), [schedule], max_steps=2, module=tiny_bert(lr=0.01))
+
+
 @pytest.mark.parametrize(
     "callback", [lambda: OneCycleLR(max_lr=0.0), lambda: LinearWarmupDecay(-1), lambda: LRRangeTest(1, 1)]
 )
@@ -130,7 +151,8 @@ def test_suggestion_is_half_the_rate_of_the_lowest_loss() -> None:
 def test_range_test_writes_curve_and_suggestion(tmp_path: Path, text_data: Data) -> None:
     recorder, logger = Recorder(), TensorBoardLogger(tmp_path, name="range")
     range_test = LRRangeTest(min_lr=1e-4, max_lr=1e-2)
-    fit(tmp_path, text_data(), [range_test, recorder], max_steps=9, accumulate_grad_batches=2, logger=logger)
+    callbacks, module = [range_test, recorder], tiny_bert(lr=None)
+    fit(tmp_path, text_data(), callbacks, 9, module, accumulate_grad_batches=2, logger=logger)
     result = json.loads((tmp_path / "lr_range_test.json").read_text())
     assert result["lr"] == pytest.approx([1e-4 * 100 ** (step / 8) for step in range(9)])
     assert recorder.rates == pytest.approx(result["lr"])

@@ -84,7 +84,7 @@ def test_the_model_is_sparse_between_steps_and_its_export_is_what_was_trained(
     sparse = METHODS[name](sparsity=0.8)
     looks = SparseBetweenSteps(sparse)
     module = TinyBertWithMomentum(CONFIG) if sgd else tiny_bert()
-    callbacks = [looks, sparse, ExportPretrained(at_steps={5: "half"}), OneCycleLR(max_lr=1e-2)]
+    callbacks = [looks, sparse, ExportPretrained(at_steps={5: "half"}), OneCycleLR()]
     options = {"limit_val_batches": 1, "val_check_interval": 6, "accumulate_grad_batches": 2, "gradient_clip_val": 1.0}
     trainer = fit(tmp_path, text_data(batch_size=4), callbacks, max_steps=12, module=module, **options)
     assert looks.seen == 2 * 12 * 2 + 4
@@ -108,7 +108,7 @@ def test_resume_is_bit_exact(tmp_path: Path, text_data: Data, name: str) -> None
     def run(root: Path, ckpt_path: Path | None = None) -> tuple[Trainer, SparseTraining]:
         sparse = METHODS[name](sparsity=0.8, structure={"*attention*": "rows", "*": "unstructured"})
         checkpoint = ModelCheckpoint(root / "saved", filename="{step}", every_n_train_steps=5, save_top_k=-1)
-        callbacks = [sparse, OneCycleLR(max_lr=1e-2), RandomState(), checkpoint]
+        callbacks = [sparse, OneCycleLR(), RandomState(), checkpoint]
         module = tiny_bert(dropout=0.1)
         options = {"enable_checkpointing": True, "accumulate_grad_batches": 2}
         trainer = fit(root, text_data(), callbacks, 12, module, ckpt_path, seed=0 if ckpt_path is None else 1, **options)

@@ -50,7 +50,7 @@ class Run:
             save_top_k=-1,
             save_on_train_epoch_end=False,
         )
-        callbacks = [self.rigl, OneCycleLR(max_lr=1e-2), RandomState(), self.recorder, self.validation, checkpoint]
+        callbacks = [self.rigl, OneCycleLR(), RandomState(), self.recorder, self.validation, checkpoint]
         self.trainer = fit(
             root,
             data,

@@ -8,12 +8,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, BertConfig, BertForMaskedLM
 
-import train
 from callbacks import ExportPretrained, RigL
+from cli import PlannedFit, build
 from datamodules import TextDataModule
 from helpers import fit, parameters
 from objectives.parameter_groups import sparse_weights
-from reports.budget import PlannedFit, exported_budget, planned_budget
+from reports.budget import exported_budget, planned_budget
 from reports.tables import Table
 from sparsity import SparseStepping
 
@@ -103,7 +103,7 @@ def test_where_the_vocabulary_comes_from(options: list[str], size: int, note: st
     config, tiny = CONFIGS / "experiments" / "bert_100k.yaml", CONFIGS / "model" / "tiny.yaml"
     tensors, groups = planned_budget([f"--config={config}", f"--model={tiny}", *options], 500)
     assert counts(tensors)["bert.embeddings.word_embeddings.weight"] == size * 128
-    assert groups.notes[0].startswith("dense: no sparse-training callback.")
+    assert groups.notes[0].startswith("dense: no method of sparse training.")
     assert note in groups.notes[0]
     assert "sparse tensors" not in totals(groups)
     assert totals(groups)["model"][2] == 0
@@ -163,14 +163,13 @@ def test_exactly_four_fifths_of_an_exported_bert_base_are_zero(tmp_path: Path, n
     """By the method of the config, counted in the file; the plan says the same of every tensor."""
     config = f"--config={CONFIGS / 'experiments' / name}.yaml"
     planned, planned_totals = planned_budget([config], 30522)
-    fit = train.main(["fit", config], PlannedFit).config_init["fit"]
-    (rigl,) = (callback for callback in fit["trainer"]["callbacks"] if isinstance(callback, RigL))
+    method = build([config], PlannedFit, run=False).config_init.masks
     model = BertForMaskedLM(BertConfig())
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(0.5)  # biases and the padding token's row are not zero by chance
-    weights, scope_size = sparse_weights(rigl.method, model)
-    SparseStepping(rigl.method, weights, 1, scope_size)
+    weights, scope_size = sparse_weights(method, model)
+    SparseStepping(method, weights, 1, scope_size)
     model.save_pretrained(tmp_path)
     exported, exported_totals = exported_budget(tmp_path)
     assert counts(exported) == counts(planned)

@@ -62,8 +62,8 @@ def test_search_draws_the_same_points_again_and_within_bounds() -> None:
     points = draw(search)
     assert points == draw(search)
     assert len({tuple(point.values()) for point in points}) == search.trials == 24
-    assert all(1e-3 <= point["trainer.callbacks.max_lr"] <= 2e-2 for point in points)
-    below = sum(point["trainer.callbacks.max_lr"] < 4.5e-3 for point in points)  # the middle of a logarithmic scale
+    assert all(1e-3 <= point["schedule.max_lr"] <= 2e-2 for point in points)
+    below = sum(point["schedule.max_lr"] < 4.5e-3 for point in points)  # the middle of a logarithmic scale
     assert 6 <= below <= 18
     assert [trial.name[:4] for trial in trials_of("search_pretraining")] == [f"{number:03}_" for number in range(24)]
 

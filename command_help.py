@@ -1,12 +1,15 @@
-"""What is wrong with the command line of a run, in one line that names what there is instead."""
+"""Help with the command line of a run: which classes there are, and what is wrong in one line that names them."""
 
 import contextlib
+import itertools
 import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 
 import pytorch_lightning
+from pytorch_lightning import Callback, LightningDataModule, LightningModule
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 import callbacks
@@ -14,17 +17,40 @@ import datamodules
 import lightning_modules
 from arguments import one_line
 from callbacks import StepwiseSchedule
-from sparsity import methods
+from sparsity import SparseMethod, methods
 
-SCHEDULES = tuple(kind.__name__ for kind in StepwiseSchedule.__subclasses__())
+BASES = {SparseMethod, methods.KeepPrunedValues, StepwiseSchedule}
+
+
+def concrete(package: ModuleType, kind: type) -> dict[str, type]:
+    """The classes that a package exports and that are of a kind, by name; those that others only derive from are left out."""
+    exported = {name: getattr(package, name) for name in package.__all__}
+    return {
+        name: value
+        for name, value in exported.items()
+        if isinstance(value, type) and issubclass(value, kind) and value not in BASES
+    }
+
+
 CHOICES = {
-    "model": lightning_modules.__all__,
-    "data": [name for name in datamodules.__all__ if name.endswith("DataModule")],
-    "masks": [name for name in methods.__all__ if name[0].isupper() and name not in ("SparseMethod", "SparseTensor")],
-    "schedule": SCHEDULES,
-    "trainer.callbacks": [name for name in callbacks.__all__ if name[0].isupper()],
+    "model": concrete(lightning_modules, LightningModule),
+    "data": concrete(datamodules, LightningDataModule),
+    "masks": concrete(methods, SparseMethod),
+    "schedule": concrete(callbacks, StepwiseSchedule),
+    "trainer.callbacks": concrete(callbacks, Callback),
 }
-"""Option → the class names of this project that it takes."""
+"""Option → the classes of this project that it takes, by name."""
+
+
+def class_help(arguments: Sequence[str]) -> str | None:
+    """What ``--model.help`` and the like show where no class is named; None where the command asks for something else."""
+    for argument, following in itertools.pairwise([*arguments, "--"]):
+        option = argument.removeprefix("--").removesuffix(".help")
+        if argument == f"--{option}.help" and option in CHOICES and following.startswith("--"):
+            first = f"--{option} takes one of these, or a dotted path to a class; {argument} NAME lists its settings."
+            lines = [f"  {name:<20} {(kind.__doc__ or '').splitlines()[0]}" for name, kind in CHOICES[option].items()]
+            return "\n".join([first, *lines])
+    return None
 
 
 @contextlib.contextmanager

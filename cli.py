@@ -15,7 +15,7 @@ from jsonargparse import Namespace, set_parsing_settings
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from pytorch_lightning.loggers import Logger
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
 import datamodules  # noqa: F401  (short class names resolve in YAML)
 import lightning_modules  # noqa: F401
@@ -35,21 +35,35 @@ from callbacks import (
     quiet_lightning,
 )
 from cpu import multiply_with_onednn
-from internals import CommandLineFirst, LazyTensorBoardLogger
+from internals import CommandLineFirst
 from sparsity import SparseMethod
 
 set_parsing_settings(subclasses_enabled=[SparseMethod])  # a dataclass that stands for any of its subclasses
 
+EVENTS = "events.out.tfevents.*"
 PLACES = {"masks": SparseMethod | None, "schedule": StepwiseSchedule | None, "distillation": KnowledgeDistillation | None}
 
 
 class SaveRunConfig(SaveConfigCallback):
-    """``config.yaml`` in the run's directory, once nothing can refuse to start any more, and hyper-parameters in the loggers."""
+    """``config.yaml`` in the run's directory, once nothing can refuse to start any more, and hyper-parameters in the loggers.
+
+    A run that is refused leaves the directory as it was.
+
+    Args:
+        parser: of the configuration.
+        config: what to save.
+        kept: event files that are there already, of the run that this one goes on with.
+    """
+
+    def __init__(self, parser: LightningArgumentParser, config: Namespace, kept: Sequence[Path] = ()) -> None:
+        super().__init__(parser, config)
+        self.kept, self.began = kept, False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Too early: the model, the other callbacks and the checkpoint may still refuse."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.began = True
         if trainer.is_global_zero:
             run = Path(trainer.default_root_dir)
             run.mkdir(parents=True, exist_ok=True)
@@ -58,8 +72,13 @@ class SaveRunConfig(SaveConfigCallback):
                 logger.log_hyperparams(pl_module.hparams_initial)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if self.began or not trainer.is_global_zero:
+            return
+        run = Path(trainer.default_root_dir)
+        for events in set(run.glob(EVENTS)) - set(self.kept):  # TensorBoard opens its file before anything can refuse
+            events.unlink()
         with contextlib.suppress(OSError):  # not empty, or not there
-            Path(trainer.default_root_dir).rmdir()
+            run.rmdir()
 
 
 def latest_checkpoint(experiment: Path) -> Path | None:
@@ -124,6 +143,7 @@ class TrifectaCLI(CommandLineFirst):
         quiet_lightning(resumes=config.ckpt_path is not None)
         if made.checkpoint.dirpath is None:
             made.checkpoint.dirpath = str(run.absolute() / "checkpoints")
+        self.save_config_kwargs = {"kept": list(run.glob(EVENTS))}
         masks = None if made.masks is None else SparseTraining(made.masks)
         placed = [callback for callback in (made.schedule, made.distillation, masks) if callback is not None]
         kwargs |= {
@@ -160,7 +180,7 @@ def loggers_in(run: Path, given: Sequence[Logger], settings: Sequence[Namespace]
         settings: their arguments.
     """
     if not given:
-        return [LazyTensorBoardLogger(run.parent.parent, name=run.parent.name, version=run.name, default_hp_metric=False)]
+        return [TensorBoardLogger(run.parent.parent, name=run.parent.name, version=run.name, default_hp_metric=False)]
     loggers = []
     for logger, setting in zip(given, settings, strict=True):
         arguments = setting.init_args.as_dict()

@@ -8,7 +8,6 @@ import datasets
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningCLI
-from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.loops import _FitLoop
 from torch import nn
 from torch.optim import Optimizer
@@ -69,14 +68,6 @@ def draw_anew(model: PreTrainedModel, module: nn.Module) -> None:
 def dataset_fingerprint(dataset: datasets.Dataset) -> str:
     """Changes when the rows of a data set do."""
     return dataset._fingerprint
-
-
-class LazyTensorBoardLogger(TensorBoardLogger):
-    """Writes its first file with the first figure; Lightning has it flush, and so open, one before a run can be refused."""
-
-    def save(self) -> None:
-        if self._experiment is not None:
-            super().save()
 
 
 class CommandLineFirst(LightningCLI):

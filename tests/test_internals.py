@@ -7,14 +7,13 @@ import pytest
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from datamodules import TextDataModule
 from helpers import Recorder, assert_identical, copies, fit, parameters
-from internals import LazyTensorBoardLogger, begin_and_end_always, leave_unscaling_to_trainer, mark_as_saved
+from internals import begin_and_end_always, leave_unscaling_to_trainer, mark_as_saved
 
 Data = Callable[..., TextDataModule]
 
@@ -149,17 +148,3 @@ def test_the_mark_that_keeps_lightning_from_clipping_is_what_is_taken_away() -> 
         except RuntimeError as error:
             marks.append(str(error).split(",")[0])
     assert marks == ["The current optimizer", pytest.approx(1.5, rel=1e-5)]
-
-
-def test_a_run_that_is_refused_opens_no_event_file(tmp_path: Path, text_data: Data) -> None:
-    class Refusal(Callback):
-        def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-            raise ValueError("refused")
-
-    for kind, opened in ((TensorBoardLogger, True), (LazyTensorBoardLogger, False)):
-        logger = kind(tmp_path, name=kind.__name__, version="version_0", default_hp_metric=False)
-        with pytest.raises(ValueError, match="refused"):
-            fit(tmp_path, text_data(), [Refusal()], max_steps=1, logger=logger)
-        assert (tmp_path / kind.__name__).exists() == opened  # or Lightning itself waits now
-    fit(tmp_path, text_data(), [], max_steps=1, logger=logger)
-    assert len(list((tmp_path / "LazyTensorBoardLogger" / "version_0").glob("events*"))) == 1

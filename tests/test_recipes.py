@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from recipes_on_two_ranks import whole_and_resumed
 from transformers import AutoConfig, AutoModelForMaskedLM
 
 from datamodules import load_tokenizer

@@ -14,6 +14,7 @@ from datamodules.text import MaskedLMBatch, TextDataModule
 from internals import has_trainer
 from lightning_modules.encoders import check_fit
 from lightning_modules.optimizers import adamw
+from lightning_modules.precision import keep_double
 from objectives.masked_lm import check_family, label_count, masked_lm_logits, masked_lm_loss, unigram_loss
 
 Objective = Callable[[Tensor, MaskedLMBatch], Tensor]
@@ -120,6 +121,7 @@ class MaskedLanguageModel(LightningModule):
         return loss
 
     def on_validation_start(self) -> None:
+        keep_double(self.totals)
         self._unigram = self.trainer.datamodule.unigram_log_probabilities.to(self.device)
 
     def validation_step(self, batch: MaskedLMBatch, batch_idx: int) -> None:

@@ -15,6 +15,7 @@ from internals import has_trainer
 from lightning_modules.encoders import check_fit, layer_scales, load_classifier, reinitialize
 from lightning_modules.masked_language_model import Objective
 from lightning_modules.optimizers import adamw
+from lightning_modules.precision import keep_double
 from objectives.glue import GLUE, GlueTask, degenerate, predictions, task_loss, task_scores
 from objectives.masked_lm import IGNORE_INDEX
 
@@ -120,6 +121,7 @@ class SequenceClassifier(LightningModule):
         """Without a fit or a checkpoint, which comes after :meth:`configure_model`, the head must be the task's own."""
         if self.unfit and self.trainer.state.fn != "fit":
             raise ValueError(self.unfit)
+        keep_double(self.answers)
 
     on_test_start = on_validation_start
     on_predict_start = on_validation_start

@@ -167,6 +167,28 @@ def test_a_diverged_regression_is_scored(tmp_path: Path, glue_data: Data, encode
     assert found["STS-B"]["metrics"] == {name: {"runs": 0, "degenerate": 1} for name in ("pearson", "spearman")}
 
 
+@pytest.mark.parametrize("task", ["MNLI", "STS-B"])
+def test_answers_of_half_precision_are_kept_in_double(tmp_path: Path, glue_data: Data, encoder_dir: Path, task: str) -> None:
+    class Kept(Callback):
+        def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            self.answers = {name: metric.compute() for name, metric in pl_module.answers[0].items()}
+
+    kept = Kept()
+    options = {"precision": "bf16-true", "limit_val_batches": 1.0}
+    module = finetune(tmp_path, glue_data(task), SequenceClassifier(str(encoder_dir)), kept, **options).lightning_module
+    module.eval()
+    assert {metric.dtype for metric in kept.answers.values()} == {torch.float64}
+    losses = []
+    with torch.no_grad():
+        for batch in module.trainer.datamodule.val_dataloader()[0]:
+            logits, labels = module.predict_logits(module.model, batch).double(), batch["labels"]
+            if task == "STS-B":
+                losses.append((logits[:, 0] - labels.bfloat16().double()).square())  # as Lightning gives it to a step
+            else:
+                losses.append(-logits.log_softmax(-1)[range(len(labels)), labels])
+    torch.testing.assert_close(kept.answers["loss"], torch.cat(losses), rtol=1e-6, atol=1e-6)
+
+
 def rates(trainer: Trainer, module: SequenceClassifier) -> dict[str, float]:
     """Learning rate of each parameter."""
     groups = [(parameter, group["lr"]) for group in trainer.optimizers[0].param_groups for parameter in group["params"]]

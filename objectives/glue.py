@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics.functional import pearson_corrcoef, spearman_corrcoef
@@ -120,6 +121,17 @@ def glue_task(name: str) -> GlueTask:
     raise ValueError(f"no GLUE task {name!r}; there are {', '.join(GLUE)}")
 
 
+def matthews_correlation(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Matthews' correlation of classes (N,), 0 where either is a constant, as in scikit-learn, whose definition GLUE uses.
+
+    The fraction is 0 / 0 then, and its limit 0 (Chicco and Jurman 2020, BMC Genomics 21:6); torchmetrics stops on the way
+    there: all ones are ±0.0256 on the 1,043 rows of CoLA, and ±1 where labels are a constant, too.
+    """
+    if any(values.unique().numel() == 1 for values in (predicted, labels)):
+        return torch.zeros(())
+    return matthews_corrcoef(predicted, labels, "multiclass", num_classes=classes)
+
+
 def task_scores(task: GlueTask, predicted: Tensor, labels: Tensor) -> dict[str, float]:
     """The metrics of one development set, as fractions of 1; NaN for the correlation of a constant, which there is none.
 
@@ -129,12 +141,10 @@ def task_scores(task: GlueTask, predicted: Tensor, labels: Tensor) -> dict[str, 
         labels: the right ones, (N,).
     """
     classes = task.outputs
-    if (
-        task.regression and not predicted.double().std() > 0
-    ):  # nor of NaN; torchmetrics says 0 in one case and warns in another
-        return dict.fromkeys(task.metrics, math.nan)
+    if task.regression and not all(values.double().var(correction=0) > 0 for values in (predicted, labels)):
+        return dict.fromkeys(task.metrics, math.nan)  # also of NaN; the library says 0 in one case and warns in another
     known = {
-        "matthews": lambda: matthews_corrcoef(predicted, labels, "multiclass", num_classes=classes),
+        "matthews": lambda: matthews_correlation(predicted, labels, classes),
         "accuracy": lambda: accuracy(predicted, labels, "multiclass", num_classes=classes, average="micro"),
         "f1": lambda: f1_score(predicted, labels, "binary"),
         "pearson": lambda: pearson_corrcoef(predicted.double(), labels.double()),

@@ -1,9 +1,9 @@
 """Where batches come from."""
 
-from datamodules.glue import GLUEDataModule
+from datamodules.glue import GLUEDataModule, SequenceBatch
 from datamodules.masking import Masking
 from datamodules.sources import TextSource
 from datamodules.streams import run_seed
-from datamodules.text import TextDataModule
+from datamodules.text import MaskedLMBatch, TextDataModule
 
-__all__ = ["GLUEDataModule", "Masking", "TextDataModule", "TextSource", "run_seed"]
+__all__ = ["GLUEDataModule", "MaskedLMBatch", "Masking", "SequenceBatch", "TextDataModule", "TextSource", "run_seed"]

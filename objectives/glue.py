@@ -15,6 +15,7 @@ from torchmetrics.functional import pearson_corrcoef, spearman_corrcoef
 from torchmetrics.functional.classification import accuracy, f1_score, matthews_corrcoef
 
 BINARY = ("0", "1")
+EQUIVALENT, DUPLICATE = ("not_equivalent", "equivalent"), ("not_duplicate", "duplicate")
 ENTAILMENT = ("entailment", "not_entailment")
 NLI = ("entailment", "neutral", "contradiction")
 SCORE_RANGE = (0.0, 5.0)  # of STS-B
@@ -28,7 +29,7 @@ class GlueTask:
         name: the official name, which is also that of its folder.
         hub: configuration on the hub.
         texts: columns of one or two sentences in the TSV files.
-        classes: label strings, by class; none for a regression.
+        classes: label strings of official files and submissions, by class; none for a regression.
         test: submission file, without ``.tsv`` → test file, without ``.tsv``.
         metrics: in the order in which they are published.
         ranking: the metric that ranks runs, where it is not the first.
@@ -37,6 +38,7 @@ class GlueTask:
         dev: suffix of the metrics' names → development file, without ``.tsv``.
         headerless: columns of training and development files that come without a header.
         hub_texts: names of ``texts`` on the hub, where it has others.
+        hub_classes: names of ``classes`` on the hub, where it has others.
         trained_on: the task whose data train it, where it has none of its own.
         truncated_rows: share of rows that lack columns in the official files themselves; these are skipped.
     """
@@ -52,6 +54,7 @@ class GlueTask:
     dev: Mapping[str, str] = field(default_factory=lambda: {"": "dev"})
     headerless: tuple[str, ...] = ()
     hub_texts: tuple[str, ...] = ()
+    hub_classes: tuple[str, ...] = ()
     trained_on: str | None = None
     truncated_rows: float = 0.0
     ranking: str | None = None
@@ -60,6 +63,11 @@ class GlueTask:
     def rank_by(self) -> str:
         """The metric that ranks runs."""
         return self.ranking or self.metrics[0]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What the classes are called in the config of a model."""
+        return self.hub_classes or self.classes
 
     @property
     def regression(self) -> bool:
@@ -77,13 +85,15 @@ _COLA = GlueTask(
     *("CoLA", "cola", ("sentence",), BINARY, {"CoLA": "test"}),
     metrics=("matthews",),
     headerless=("source", "label", "mark", "sentence"),
+    hub_classes=("unacceptable", "acceptable"),
 )
-_SST2 = GlueTask("SST-2", "sst2", ("sentence",), BINARY, {"SST-2": "test"})
+_SST2 = GlueTask("SST-2", "sst2", ("sentence",), BINARY, {"SST-2": "test"}, hub_classes=("negative", "positive"))
 _MRPC = GlueTask(
     *("MRPC", "mrpc", ("#1 String", "#2 String"), BINARY, {"MRPC": "test"}),
     metrics=("f1", "accuracy"),
     label="Quality",
     hub_texts=_PAIR,
+    hub_classes=EQUIVALENT,
 )
 _STSB = GlueTask("STS-B", "stsb", _PAIR, (), {"STS-B": "test"}, metrics=("pearson", "spearman"), label="score")
 _QQP = GlueTask(
@@ -92,6 +102,7 @@ _QQP = GlueTask(
     ranking="f1",
     label="is_duplicate",
     index="id",
+    hub_classes=DUPLICATE,
     truncated_rows=1e-4,  # a few of 364,000 in training
 )
 _MNLI = GlueTask(
@@ -103,7 +114,7 @@ _MNLI = GlueTask(
 )
 _QNLI = GlueTask("QNLI", "qnli", ("question", "sentence"), ENTAILMENT, {"QNLI": "test"})
 _RTE = GlueTask("RTE", "rte", _PAIR, ENTAILMENT, {"RTE": "test"})
-_WNLI = GlueTask("WNLI", "wnli", _PAIR, BINARY, {"WNLI": "test"})
+_WNLI = GlueTask("WNLI", "wnli", _PAIR, BINARY, {"WNLI": "test"}, hub_classes=("not_entailment", "entailment"))
 _AX = replace(_MNLI, name="AX", hub="ax", test={"AX": "diagnostic"}, trained_on="MNLI")
 
 GLUE: Mapping[str, GlueTask] = MappingProxyType(

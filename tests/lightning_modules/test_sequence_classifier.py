@@ -21,7 +21,14 @@ from transformers import (
     PreTrainedModel,
 )
 
-from callbacks import ExportPretrained, KnowledgeDistillation, LinearWarmupDecay, OneCycleLR, RunSummary
+from callbacks import (
+    ExportPretrained,
+    FinalValidation,
+    KnowledgeDistillation,
+    LinearWarmupDecay,
+    OneCycleLR,
+    RunSummary,
+)
 from datamodules import GLUEDataModule, TextDataModule
 from helpers import Recorder, assert_identical, copies, fit, parameters, tiny_bert, tiny_trainer
 from lightning_modules import SequenceClassifier
@@ -403,14 +410,14 @@ def test_damaged_models_are_errors(tmp_path: Path, glue_data: Data, saved: Saved
 
 def test_a_run_that_ends_within_an_epoch_is_scored(tmp_path: Path, glue_data: Data, encoder_dir: Path) -> None:
     module, options = SequenceClassifier(str(encoder_dir)), {"max_epochs": 3, "limit_val_batches": 1.0}
-    trainer = fit(tmp_path, glue_data("RTE"), [RunSummary()], 7, module=module, **options)
+    trainer = fit(tmp_path, glue_data("RTE"), [FinalValidation(), RunSummary()], 7, module=module, **options)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert (trainer.global_step, summary["status"], summary["eval_step"]) == (7, "finished", 7)
     assert summary["metrics"].keys() == {"accuracy"}
     fit(
         tmp_path,
         glue_data("RTE"),
-        [RunSummary()],
+        [FinalValidation(), RunSummary()],
         -1,
         module=SequenceClassifier(str(encoder_dir)),
         check_val_every_n_epoch=2,

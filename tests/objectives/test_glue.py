@@ -46,6 +46,24 @@ def test_the_table() -> None:
     assert names == SUBMISSION
 
 
+NAMES = {  # of the classes of nyu-mll/glue
+    "CoLA": ("unacceptable", "acceptable"),
+    "SST-2": ("negative", "positive"),
+    "MRPC": ("not_equivalent", "equivalent"),
+    "STS-B": (),
+    "QQP": ("not_duplicate", "duplicate"),
+    "MNLI": NLI,
+    "QNLI": ENTAILMENT,
+    "RTE": ENTAILMENT,
+    "WNLI": ("not_entailment", "entailment"),
+    "AX": NLI,
+}
+
+
+def test_classes_are_called_as_on_the_hub() -> None:
+    assert {name: task.class_names for name, task in GLUE.items()} == NAMES
+
+
 def test_the_table_is_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         GLUE["CoLA"].label = "other"

@@ -1,22 +1,18 @@
 """Masked-LM pretraining of an ordinary Hugging Face model."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningModule
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
-from torch.optim import Optimizer
-from torchmetrics import SumMetric
+from torchmetrics import Metric, SumMetric
 from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from datamodules.text import MaskedLMBatch, TextDataModule
-from internals import has_trainer
-from lightning_modules.encoders import check_fit
-from lightning_modules.optimizers import adamw
+from datamodules import MaskedLMBatch, TextDataModule
+from lightning_modules.loading import load_model
+from lightning_modules.transformer_module import TransformerModule
 from objectives.masked_lm import check_family, label_count, masked_lm_logits, masked_lm_loss, unigram_loss
-
-Objective = Callable[[Tensor, MaskedLMBatch], Tensor]
 
 
 def tokenizer_fields(model_type: str, tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
@@ -33,21 +29,24 @@ def tokenizer_fields(model_type: str, tokenizer: PreTrainedTokenizerFast) -> dic
     return {"vocab_size": len(tokenizer)} | named
 
 
-class MaskedLanguageModel(LightningModule):
+class MaskedLanguageModel(TransformerModule[MaskedLMBatch]):
     """Cross-entropy at the masked positions, head on those positions only.
 
     The model is built when the trainer starts, with the vocabulary of the datamodule's tokenizer. Callbacks may replace
-    :attr:`objective` during a fit; validation is always plain cross-entropy.
+    the objective during a fit; validation is always plain cross-entropy.
 
     Args:
         config: fields of a Hugging Face config, ``model_type`` among them; the vocabulary is the tokenizer's by default.
         pretrained: ``save_pretrained`` directory or hub id to start from (or to validate), instead of ``config``.
-        lr: peak learning rate where no schedule callback sets another.
+        lr: peak learning rate; null leaves it to the schedule callback (``OneCycleLR.max_lr``), else 1e-3.
         weight_decay: decoupled, not on biases and LayerNorms.
         betas: of AdamW.
         eps: of AdamW.
         compile_encoder: run ``torch.compile`` on the encoder.
     """
+
+    auto = AutoModelForMaskedLM
+    default_lr = 1e-3
 
     def __init__(
         self,
@@ -59,52 +58,43 @@ class MaskedLanguageModel(LightningModule):
         eps: float = 1e-8,
         compile_encoder: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(lr, weight_decay)
         if (config is None) == (pretrained is None):
             raise ValueError("give either model.config (fields of a Hugging Face config) or model.pretrained (a directory)")
-        if (lr is not None and lr <= 0) or weight_decay < 0:
-            raise ValueError(f"lr > 0 and weight_decay >= 0 expected, got {lr} and {weight_decay}")
         self.save_hyperparameters(logger=False)
-        self.model: PreTrainedModel | None = None
-        self.objective: Objective = self.task_loss
-        self.totals = torch.nn.ModuleDict(
-            {name: SumMetric().set_dtype(torch.float64) for name in ("loss", "unigram_loss", "labels")}
+        self.totals: Mapping[str, Metric] = torch.nn.ModuleDict(  # type: ignore[assignment]  # of what, torch does not say
+            {name: SumMetric() for name in ("loss", "unigram_loss", "labels")}
         )
 
-    def configure_model(self) -> None:
-        """Build or load the model, once; outside a trainer ``on_load_checkpoint`` does."""
-        if self.model is not None or not has_trainer(self):
-            return
-        if not isinstance(self.trainer.datamodule, TextDataModule):
-            data = type(self.trainer.datamodule).__name__
-            raise ValueError(f"MaskedLanguageModel needs the data of a TextDataModule, not of {data}")
-        tokenizer = self.trainer.datamodule.tokenizer
-        if self.hparams.pretrained is not None:
-            self.model = self.load_pretrained(self.hparams.pretrained)
-        else:
-            fields = dict(self.hparams.config)
-            model_type = fields.pop("model_type", "bert")
-            check_family(model_type)
-            config = AutoConfig.for_model(model_type, **tokenizer_fields(model_type, tokenizer) | fields)
-            check_fit(config, "the model", len(tokenizer), self.trainer.datamodule.length)
-            self.model = AutoModelForMaskedLM.from_config(config)
-        self.model.train()
-        if self.hparams.compile_encoder:
-            self.model.base_model.compile()
+    @property
+    def data(self) -> TextDataModule:
+        """The text."""
+        return self.data_of(TextDataModule)
 
-    def load_pretrained(self, path: str) -> PreTrainedModel:
-        """A masked-LM model, student or teacher, from a ``save_pretrained`` directory or the hub that fits the data.
+    def build(self) -> PreTrainedModel:
+        """The model of ``pretrained``, or a new one for the tokenizer."""
+        if self.hparams["pretrained"] is not None:
+            model, self.unfit = self.load(self.hparams["pretrained"])
+            if self.unfit and self.trainer.state.fn == "fit":
+                rank_zero_warn(f"{self.unfit}; it starts anew")
+            return model
+        fields = dict(self.hparams["config"])
+        model_type = fields.pop("model_type", "bert")
+        check_family(model_type)
+        config = AutoConfig.for_model(model_type, **tokenizer_fields(model_type, self.tokenizer) | fields)
+        self.check_fit(config, "the model")
+        return AutoModelForMaskedLM.from_config(config)
+
+    def load(self, path: str) -> tuple[PreTrainedModel, str | None]:
+        """A masked-LM model that fits the data, and what is missing of its prediction head.
 
         Raises:
             ValueError: no such model there, of an unknown family, or too small for the tokenizer or the sequences.
         """
-        try:
-            model = AutoModelForMaskedLM.from_pretrained(path, dtype=torch.float32)  # half-precision files too
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{path}: no masked language model there: {' '.join(str(error).split())[:200]}") from error
+        model, new, _ = load_model(AutoModelForMaskedLM, path, "masked language model")
         check_family(model.config.model_type)
-        check_fit(model.config, path, len(self.trainer.datamodule.tokenizer), self.trainer.datamodule.length)
-        return model
+        self.check_fit(model.config, path)
+        return model, f"{path}: no prediction head there ({new[0]} is missing or of another shape)" if new else None
 
     def predict_logits(self, model: PreTrainedModel, batch: MaskedLMBatch) -> Tensor:
         """Logits (batch · masked, vocabulary) of any masked-LM model, a student or a teacher, at the masked positions."""
@@ -114,13 +104,9 @@ class MaskedLanguageModel(LightningModule):
         """Mean cross-entropy in nats over the masked positions."""
         return masked_lm_loss(logits, batch["labels"])
 
-    def training_step(self, batch: MaskedLMBatch, batch_idx: int) -> Tensor:
-        loss = self.objective(self.predict_logits(self.model, batch), batch)
-        self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=True)
-        return loss
-
     def on_validation_start(self) -> None:
-        self._unigram = self.trainer.datamodule.unigram_log_probabilities.to(self.device)
+        super().on_validation_start()
+        self._unigram = self.data.unigram_log_probabilities.to(self.device)
 
     def validation_step(self, batch: MaskedLMBatch, batch_idx: int) -> None:
         logits, labels = self.predict_logits(self.model, batch), batch["labels"]
@@ -131,8 +117,8 @@ class MaskedLanguageModel(LightningModule):
     def on_validation_epoch_end(self) -> None:
         self._log_totals("val")
 
-    on_test_start = on_validation_start
-    test_step = validation_step
+    def test_step(self, batch: MaskedLMBatch, batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
 
     def on_test_epoch_end(self) -> None:
         self._log_totals("test")
@@ -146,14 +132,3 @@ class MaskedLanguageModel(LightningModule):
         self.log(f"{stage}/unigram_loss", sums["unigram_loss"] / sums["labels"])
         for metric in self.totals.values():
             metric.reset()
-
-    def configure_optimizers(self) -> Optimizer:
-        hparams = self.hparams
-        return adamw(self.parameters(), hparams.lr or 1e-3, hparams.weight_decay, hparams.betas, hparams.eps)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["model_config"] = self.model.config.to_dict()
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if self.model is None:  # load_from_checkpoint, outside a trainer
-            self.model = AutoModelForMaskedLM.from_config(AutoConfig.for_model(**checkpoint["model_config"]))

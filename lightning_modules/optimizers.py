@@ -1,6 +1,7 @@
 """The optimizer of every module: AdamW with decoupled decay on matrices only."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 from torch import nn
 from torch.optim import AdamW
@@ -14,7 +15,7 @@ def adamw(
     weight_decay: float,
     betas: tuple[float, float],
     eps: float,
-    scale: Callable[[nn.Parameter], float] = lambda parameter: 1.0,
+    scales: Mapping[int, float] = MappingProxyType({}),
 ) -> AdamW:
     """AdamW (Loshchilov and Hutter 2019), bias-corrected, without decay on biases and LayerNorms.
 
@@ -24,14 +25,14 @@ def adamw(
         weight_decay: decoupled, of matrices.
         betas: of the two moments.
         eps: of the denominator.
-        scale: factor of a parameter's learning rate.
+        scales: factor of the learning rate by ``id`` of the parameter; what is not here has 1.
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for decay, of_this_kind in ((weight_decay, lambda dim: dim >= 2), (0.0, lambda dim: dim < 2)):
         for parameter in trained:
             if of_this_kind(parameter.dim()):
-                groups.setdefault((decay, scale(parameter)), []).append(parameter)
+                groups.setdefault((decay, scales.get(id(parameter), 1.0)), []).append(parameter)
     optimizer = AdamW(
         [{"params": group, "weight_decay": decay, "lr": lr * factor} for (decay, factor), group in groups.items()],
         lr=lr,

@@ -1,41 +1,37 @@
 """Finetuning on GLUE: an ordinary Hugging Face sequence classifier, or for STS-B a regressor."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback, LightningModule
+from pytorch_lightning import Callback
 from torch import Tensor
-from torch.optim import Optimizer
-from torchmetrics import CatMetric
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from torchmetrics import CatMetric, Metric
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from callbacks import InheritedSparsity, SparseTraining
-from datamodules.glue import GLUEDataModule, SequenceBatch
+from datamodules import GLUEDataModule, SequenceBatch
 from internals import has_trainer
-from lightning_modules.encoders import check_fit, layer_scales, load_classifier, reinitialize
-from lightning_modules.masked_language_model import Objective
-from lightning_modules.optimizers import adamw
+from lightning_modules.encoders import layer_scales, reinitialize
+from lightning_modules.heads import load_classifier, misfit
+from lightning_modules.transformer_module import TransformerModule
 from objectives.glue import GLUE, GlueTask, degenerate, predictions, task_loss, task_scores
 from objectives.masked_lm import IGNORE_INDEX
 
 MOST_DEV_SETS = 2
 
 
-def _answers() -> CatMetric:
-    """Answers to a whole development set; a NaN is one, or the answers that follow would be compared with other labels."""
-    return CatMetric(nan_strategy="disable").set_dtype(torch.float64)
-
-
-class SequenceClassifier(LightningModule):
+class SequenceClassifier(TransformerModule[SequenceBatch]):
     """An encoder with a head for the task of the datamodule.
 
     A sparse encoder stays sparse: the masks of its export, or its zeros, are held while it is finetuned, unless another
-    sparse-training callback is given. Callbacks may replace :attr:`objective` during a fit; validation is always the plain
+    sparse-training callback is given. Callbacks may replace the objective during a fit; validation is always the plain
     loss and the task's metrics.
 
     Args:
         pretrained: ``save_pretrained`` directory or hub id of an encoder, a masked LM or a classifier.
-        lr: peak learning rate of the head and, without ``layer_decay``, of everything.
+        lr: peak learning rate, with ``layer_decay`` that of the head; null leaves it to the schedule callback
+            (``OneCycleLR.max_lr``), else 2e-5.
         weight_decay: decoupled, not on biases and LayerNorms.
         betas: of AdamW.
         eps: of AdamW.
@@ -45,6 +41,9 @@ class SequenceClassifier(LightningModule):
         keep_sparsity: hold the zeros of a sparse encoder; false makes it dense.
         compile_encoder: run ``torch.compile`` on the encoder.
     """
+
+    auto = AutoModelForSequenceClassification
+    default_lr = 2e-5
 
     def __init__(
         self,
@@ -59,89 +58,62 @@ class SequenceClassifier(LightningModule):
         keep_sparsity: bool = True,
         compile_encoder: bool = False,
     ) -> None:
-        super().__init__()
-        if (lr is not None and lr <= 0) or weight_decay < 0 or not 0 < layer_decay <= 1:
-            raise ValueError(
-                f"lr > 0, weight_decay >= 0 and layer_decay in (0, 1] expected, got {lr}, {weight_decay} and {layer_decay}"
-            )
+        super().__init__(lr, weight_decay)
+        if not 0 < layer_decay <= 1:
+            raise ValueError(f"layer_decay in (0, 1] expected, got {layer_decay}")
         if dropout is not None and not 0 <= dropout < 1:
             raise ValueError(f"dropout in [0, 1) expected, got {dropout}")
         self.save_hyperparameters(logger=False)
-        self.model: PreTrainedModel | None = None
-        self.unfit: str | None = None
-        self.objective: Objective = self.task_loss
-        self.answers = torch.nn.ModuleList(
-            torch.nn.ModuleDict({name: _answers() for name in ("predicted", "labels", "loss")}) for _ in range(MOST_DEV_SETS)
+        # a NaN is an answer, too, or those that follow would be compared with other labels
+        self.answers: Sequence[Mapping[str, Metric]] = torch.nn.ModuleList(  # type: ignore[assignment]  # torch does not say
+            torch.nn.ModuleDict({name: CatMetric(nan_strategy="disable") for name in ("predicted", "labels", "loss")})
+            for _ in range(MOST_DEV_SETS)
         )
+
+    @property
+    def data(self) -> GLUEDataModule:
+        """The task's."""
+        return self.data_of(GLUEDataModule)
 
     @property
     def task(self) -> GlueTask:
         """The task whose labels this model learns."""
-        data = self.trainer.datamodule
-        if not isinstance(data, GLUEDataModule):
-            raise ValueError(f"SequenceClassifier needs the data of a GLUEDataModule, not of {type(data).__name__}")
-        return GLUE[data.task.trained_on or data.task.name]
+        task = self.data.task
+        return GLUE[task.trained_on or task.name]
 
     def configure_callbacks(self) -> list[Callback]:
         """The masks of a sparse encoder are held by a callback like any other method."""
-        given = any(isinstance(callback, SparseTraining) for callback in self.trainer.callbacks)
-        if given or self.trainer.state.fn != "fit" or not self.hparams.keep_sparsity:
+        given = any(isinstance(callback, SparseTraining) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
+        if given or self.trainer.state.fn != "fit" or not self.hparams["keep_sparsity"]:
             return []
-        inherited = InheritedSparsity(pretrained=self.hparams.pretrained)
+        inherited = InheritedSparsity(pretrained=self.hparams["pretrained"])
         return [inherited] if inherited.found else []
 
-    def configure_model(self) -> None:
-        """Load the model, once; outside a trainer ``on_load_checkpoint`` does."""
-        if self.model is not None or not has_trainer(self):
-            return
-        self.model, self.unfit = self._load(self.hparams.pretrained)
-        reinitialize(self.model, self.hparams.reinitialize_layers)
-        self.model.train()
-        if self.hparams.compile_encoder:
-            self.model.base_model.compile()
-
-    def load_pretrained(self, path: str) -> PreTrainedModel:
-        """A finetuned model of this task, such as a teacher, from a ``save_pretrained`` directory or the hub.
-
-        Raises:
-            ValueError: no such model there, another task's, or too small for the tokenizer or the sequences.
-        """
-        model, unfit = self._load(path)
-        if unfit:
-            raise ValueError(unfit)
+    def build(self) -> PreTrainedModel:
+        """The encoder of ``pretrained`` with a head of the task."""
+        model, self.unfit = self.load(self.hparams["pretrained"], fitting=self.trainer.state.fn == "fit")
+        reinitialize(model, self.hparams["reinitialize_layers"])
         return model
 
-    def _load(self, path: str) -> tuple[PreTrainedModel, str | None]:
-        model, unfit = load_classifier(path, self.task, self.hparams.dropout)
-        check_fit(model.config, path, len(self.trainer.datamodule.tokenizer), self.trainer.datamodule.length)
+    def load(self, path: str, fitting: bool = False) -> tuple[PreTrainedModel, str | None]:
+        """A classifier that fits the data, and what is wrong with its head before it is finetuned.
+
+        Raises:
+            ValueError: no encoder there, or too small for the tokenizer or the sequences.
+        """
+        model, unfit = load_classifier(path, self.task, self.hparams["dropout"], fitting)
+        self.check_fit(model.config, path)
         return model, unfit
-
-    def on_validation_start(self) -> None:
-        """Without a fit or a checkpoint, which comes after :meth:`configure_model`, the head must be the task's own."""
-        if self.unfit and self.trainer.state.fn != "fit":
-            raise ValueError(self.unfit)
-
-    on_test_start = on_validation_start
-    on_predict_start = on_validation_start
 
     def predict_logits(self, model: PreTrainedModel, batch: SequenceBatch) -> Tensor:
         """Logits (batch, classes), or scores (batch, 1), of any classifier, a student or a teacher."""
-        segments = ("token_type_ids",) if getattr(model.config, "type_vocab_size", 0) > 1 else ()
-        return model(**{name: batch[name] for name in ("input_ids", "attention_mask", *segments) if name in batch}).logits
+        segmented = getattr(model.config, "type_vocab_size", 0) > 1
+        segments = {"token_type_ids": batch["token_type_ids"]} if segmented else {}
+        return model(batch["input_ids"], attention_mask=batch.get("attention_mask"), **segments).logits
 
     def task_loss(self, logits: Tensor, batch: SequenceBatch) -> Tensor:
         """Mean cross-entropy in nats, or mean squared error."""
         return task_loss(logits, batch["labels"])
-
-    def training_step(self, batch: SequenceBatch, batch_idx: int) -> Tensor:
-        loss = self.objective(self.predict_logits(self.model, batch), batch)
-        self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=True, batch_size=len(batch["labels"]))
-        return loss
-
-    def on_train_batch_end(self, outputs: object, batch: SequenceBatch, batch_idx: int) -> None:
-        if self.trainer.global_step >= self.trainer.max_steps:
-            self.trainer.should_stop = True  # and validate, wherever that is
-            self.trainer.check_val_every_n_epoch = 1
 
     def validation_step(self, batch: SequenceBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         counted = batch["labels"] != IGNORE_INDEX
@@ -154,14 +126,15 @@ class SequenceClassifier(LightningModule):
     def on_validation_epoch_end(self) -> None:
         self._log_scores("val")
 
-    test_step = validation_step
+    def test_step(self, batch: SequenceBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.validation_step(batch, batch_idx, dataloader_idx)
 
     def on_test_epoch_end(self) -> None:
         self._log_scores("test")
 
     def _log_scores(self, stage: str) -> None:
         """Metrics over each whole development set, every example of all ranks counted once."""
-        for suffix, answers in zip(self.trainer.datamodule.dev, self.answers, strict=False):
+        for suffix, answers in zip(self.data.dev, self.answers, strict=False):
             predicted, labels, losses = (metric.compute().reshape(-1) for metric in answers.values())  # one is squeezed
             if not self.task.regression:
                 predicted, labels = predicted.long(), labels.long()
@@ -180,19 +153,11 @@ class SequenceClassifier(LightningModule):
         answers = predictions(self.predict_logits(self.model, batch))
         return {"index": batch["index"][counted].cpu(), "prediction": answers[counted].cpu()}
 
-    def configure_optimizers(self) -> Optimizer:
-        hparams = self.hparams
-        scales = layer_scales(self.model, hparams.layer_decay)
-        return adamw(
-            list(self.model.parameters()),
-            *(hparams.lr or 2e-5, hparams.weight_decay, hparams.betas, hparams.eps),
-            scale=lambda parameter: scales.get(id(parameter), 1.0),
-        )
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["model_config"] = self.model.config.to_dict()
+    def layer_scales(self) -> dict[int, float]:
+        """Factor of the learning rate by ``id`` of the parameter, smaller in lower layers."""
+        return layer_scales(self.model, self.hparams["layer_decay"])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.unfit = None
-        if self.model is None:  # load_from_checkpoint, outside a trainer
-            self.model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(**checkpoint["model_config"]))
+        super().on_load_checkpoint(checkpoint)
+        if has_trainer(self) and (wrong := misfit(checkpoint["model_config"], self.task)):
+            self.unfit = f"the checkpoint: {wrong}"

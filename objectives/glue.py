@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics.functional import pearson_corrcoef, spearman_corrcoef
 from torchmetrics.functional.classification import accuracy, f1_score, matthews_corrcoef
 
 BINARY = ("0", "1")
+EQUIVALENT, DUPLICATE = ("not_equivalent", "equivalent"), ("not_duplicate", "duplicate")
 ENTAILMENT = ("entailment", "not_entailment")
 NLI = ("entailment", "neutral", "contradiction")
 SCORE_RANGE = (0.0, 5.0)  # of STS-B
@@ -27,7 +29,7 @@ class GlueTask:
         name: the official name, which is also that of its folder.
         hub: configuration on the hub.
         texts: columns of one or two sentences in the TSV files.
-        classes: label strings, by class; none for a regression.
+        classes: label strings of official files and submissions, by class; none for a regression.
         test: submission file, without ``.tsv`` → test file, without ``.tsv``.
         metrics: in the order in which they are published.
         ranking: the metric that ranks runs, where it is not the first.
@@ -36,6 +38,7 @@ class GlueTask:
         dev: suffix of the metrics' names → development file, without ``.tsv``.
         headerless: columns of training and development files that come without a header.
         hub_texts: names of ``texts`` on the hub, where it has others.
+        hub_classes: names of ``classes`` on the hub, where it has others.
         trained_on: the task whose data train it, where it has none of its own.
         truncated_rows: share of rows that lack columns in the official files themselves; these are skipped.
     """
@@ -51,6 +54,7 @@ class GlueTask:
     dev: Mapping[str, str] = field(default_factory=lambda: {"": "dev"})
     headerless: tuple[str, ...] = ()
     hub_texts: tuple[str, ...] = ()
+    hub_classes: tuple[str, ...] = ()
     trained_on: str | None = None
     truncated_rows: float = 0.0
     ranking: str | None = None
@@ -59,6 +63,11 @@ class GlueTask:
     def rank_by(self) -> str:
         """The metric that ranks runs."""
         return self.ranking or self.metrics[0]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What the classes are called in the config of a model."""
+        return self.hub_classes or self.classes
 
     @property
     def regression(self) -> bool:
@@ -76,13 +85,15 @@ _COLA = GlueTask(
     *("CoLA", "cola", ("sentence",), BINARY, {"CoLA": "test"}),
     metrics=("matthews",),
     headerless=("source", "label", "mark", "sentence"),
+    hub_classes=("unacceptable", "acceptable"),
 )
-_SST2 = GlueTask("SST-2", "sst2", ("sentence",), BINARY, {"SST-2": "test"})
+_SST2 = GlueTask("SST-2", "sst2", ("sentence",), BINARY, {"SST-2": "test"}, hub_classes=("negative", "positive"))
 _MRPC = GlueTask(
     *("MRPC", "mrpc", ("#1 String", "#2 String"), BINARY, {"MRPC": "test"}),
     metrics=("f1", "accuracy"),
     label="Quality",
     hub_texts=_PAIR,
+    hub_classes=EQUIVALENT,
 )
 _STSB = GlueTask("STS-B", "stsb", _PAIR, (), {"STS-B": "test"}, metrics=("pearson", "spearman"), label="score")
 _QQP = GlueTask(
@@ -91,6 +102,7 @@ _QQP = GlueTask(
     ranking="f1",
     label="is_duplicate",
     index="id",
+    hub_classes=DUPLICATE,
     truncated_rows=1e-4,  # a few of 364,000 in training
 )
 _MNLI = GlueTask(
@@ -102,7 +114,7 @@ _MNLI = GlueTask(
 )
 _QNLI = GlueTask("QNLI", "qnli", ("question", "sentence"), ENTAILMENT, {"QNLI": "test"})
 _RTE = GlueTask("RTE", "rte", _PAIR, ENTAILMENT, {"RTE": "test"})
-_WNLI = GlueTask("WNLI", "wnli", _PAIR, BINARY, {"WNLI": "test"})
+_WNLI = GlueTask("WNLI", "wnli", _PAIR, BINARY, {"WNLI": "test"}, hub_classes=("not_entailment", "entailment"))
 _AX = replace(_MNLI, name="AX", hub="ax", test={"AX": "diagnostic"}, trained_on="MNLI")
 
 GLUE: Mapping[str, GlueTask] = MappingProxyType(
@@ -120,6 +132,17 @@ def glue_task(name: str) -> GlueTask:
     raise ValueError(f"no GLUE task {name!r}; there are {', '.join(GLUE)}")
 
 
+def matthews_correlation(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Matthews' correlation of classes (N,), 0 where either is a constant, as in scikit-learn, whose definition GLUE uses.
+
+    The fraction is 0 / 0 then, and its limit 0 (Chicco and Jurman 2020, BMC Genomics 21:6); torchmetrics stops on the way
+    there: all ones are ±0.0256 on the 1,043 rows of CoLA, and ±1 where labels are a constant, too.
+    """
+    if any(values.unique().numel() == 1 for values in (predicted, labels)):
+        return torch.zeros(())
+    return matthews_corrcoef(predicted, labels, "multiclass", num_classes=classes)
+
+
 def task_scores(task: GlueTask, predicted: Tensor, labels: Tensor) -> dict[str, float]:
     """The metrics of one development set, as fractions of 1; NaN for the correlation of a constant, which there is none.
 
@@ -129,12 +152,10 @@ def task_scores(task: GlueTask, predicted: Tensor, labels: Tensor) -> dict[str, 
         labels: the right ones, (N,).
     """
     classes = task.outputs
-    if (
-        task.regression and not predicted.double().std() > 0
-    ):  # nor of NaN; torchmetrics says 0 in one case and warns in another
-        return dict.fromkeys(task.metrics, math.nan)
+    if task.regression and not all(values.double().var(correction=0) > 0 for values in (predicted, labels)):
+        return dict.fromkeys(task.metrics, math.nan)  # also of NaN; the library says 0 in one case and warns in another
     known = {
-        "matthews": lambda: matthews_corrcoef(predicted, labels, "multiclass", num_classes=classes),
+        "matthews": lambda: matthews_correlation(predicted, labels, classes),
         "accuracy": lambda: accuracy(predicted, labels, "multiclass", num_classes=classes, average="micro"),
         "f1": lambda: f1_score(predicted, labels, "binary"),
         "pearson": lambda: pearson_corrcoef(predicted.double(), labels.double()),

@@ -76,7 +76,8 @@ def test_every_task_by_the_same_command(runs: Path, task: str) -> None:
     assert set(summary["metrics"]) == set(GLUE[task].metrics)
     assert "perplexity" not in summary
     config = AutoModelForSequenceClassification.from_pretrained(export(runs, task)).config
-    assert tuple(config.id2label.values()) == (LABELS[task] or ("score",))
+    assert tuple(config.id2label.values()) == (GLUE[task].class_names or ("score",))
+    assert config.label2id == {name: label for label, name in config.id2label.items()}
     checkpoints = {file.name for file in (runs / task / "version_0" / "checkpoints").iterdir()}
     assert checkpoints == {"last.ckpt", "step=5.ckpt"}
 

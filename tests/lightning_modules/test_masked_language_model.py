@@ -48,6 +48,24 @@ def test_validation_is_weighted_by_tokens_over_the_whole_set(tmp_path: Path, tex
     assert float(metrics["val/unigram_loss"]) == pytest.approx(-np.log(share[labels]).mean(), abs=1e-5)
 
 
+@torch.no_grad()
+def test_a_validation_in_half_precision_is_summed_in_double(tmp_path: Path, text_data: Data) -> None:
+    """A sum in bfloat16 stops growing at 256 times its summands; the logits are the model's, in bfloat16."""
+    data = text_data(length=29)
+    trainer = fit(tmp_path, data, [], max_steps=2, limit_val_batches=1.0, precision="bf16-true")
+    module = trainer.lightning_module.eval()
+    assert {weight.dtype for weight in parameters(trainer).values()} == {torch.bfloat16}
+    loss, count = 0.0, 0
+    for batch in data.val_dataloader():
+        logits, labels = module.predict_logits(module.model, batch).double(), batch["labels"].flatten()
+        loss -= float(logits.log_softmax(-1)[range(len(labels)), labels].sum())
+        count += len(labels)
+    assert float(trainer.callback_metrics["val/loss"]) == pytest.approx(loss / count, rel=1e-6)
+    labels = torch.cat([batch["labels"].flatten() for batch in data.val_dataloader()])
+    floor = -float(data.unigram_log_probabilities[labels].mean())
+    assert float(trainer.callback_metrics["val/unigram_loss"]) == pytest.approx(floor, rel=1e-6)
+
+
 def test_validation_does_not_depend_on_training_settings(tmp_path: Path, text_data: Data) -> None:
     """Neither on the seed nor on how training is masked."""
     fit(tmp_path, text_data(), [ExportPretrained()], max_steps=1)

@@ -21,7 +21,14 @@ from transformers import (
     PreTrainedModel,
 )
 
-from callbacks import ExportPretrained, KnowledgeDistillation, LinearWarmupDecay, OneCycleLR, RunSummary
+from callbacks import (
+    ExportPretrained,
+    FinalValidation,
+    KnowledgeDistillation,
+    LinearWarmupDecay,
+    OneCycleLR,
+    RunSummary,
+)
 from datamodules import GLUEDataModule, TextDataModule
 from helpers import Recorder, assert_identical, copies, fit, parameters, tiny_bert, tiny_trainer
 from lightning_modules import SequenceClassifier
@@ -165,6 +172,28 @@ def test_a_diverged_regression_is_scored(tmp_path: Path, glue_data: Data, encode
     assert (read.degenerate, read.metrics, complaints) == (True, {}, [])
     found = results(tmp_path, {"sts": {"status": "finished", "task": "STS-B", "run": "sts/version_0"}})
     assert found["STS-B"]["metrics"] == {name: {"runs": 0, "degenerate": 1} for name in ("pearson", "spearman")}
+
+
+@pytest.mark.parametrize("task", ["MNLI", "STS-B"])
+def test_answers_of_half_precision_are_kept_in_double(tmp_path: Path, glue_data: Data, encoder_dir: Path, task: str) -> None:
+    class Kept(Callback):
+        def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            self.answers = {name: metric.compute() for name, metric in pl_module.answers[0].items()}
+
+    kept = Kept()
+    options = {"precision": "bf16-true", "limit_val_batches": 1.0}
+    module = finetune(tmp_path, glue_data(task), SequenceClassifier(str(encoder_dir)), kept, **options).lightning_module
+    module.eval()
+    assert {metric.dtype for metric in kept.answers.values()} == {torch.float64}
+    losses = []
+    with torch.no_grad():
+        for batch in module.trainer.datamodule.val_dataloader()[0]:
+            logits, labels = module.predict_logits(module.model, batch).double(), batch["labels"]
+            if task == "STS-B":
+                losses.append((logits[:, 0] - labels.bfloat16().double()).square())  # as Lightning gives it to a step
+            else:
+                losses.append(-logits.log_softmax(-1)[range(len(labels)), labels])
+    torch.testing.assert_close(kept.answers["loss"], torch.cat(losses), rtol=1e-6, atol=1e-6)
 
 
 def rates(trainer: Trainer, module: SequenceClassifier) -> dict[str, float]:
@@ -381,14 +410,14 @@ def test_damaged_models_are_errors(tmp_path: Path, glue_data: Data, saved: Saved
 
 def test_a_run_that_ends_within_an_epoch_is_scored(tmp_path: Path, glue_data: Data, encoder_dir: Path) -> None:
     module, options = SequenceClassifier(str(encoder_dir)), {"max_epochs": 3, "limit_val_batches": 1.0}
-    trainer = fit(tmp_path, glue_data("RTE"), [RunSummary()], 7, module=module, **options)
+    trainer = fit(tmp_path, glue_data("RTE"), [FinalValidation(), RunSummary()], 7, module=module, **options)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert (trainer.global_step, summary["status"], summary["eval_step"]) == (7, "finished", 7)
     assert summary["metrics"].keys() == {"accuracy"}
     fit(
         tmp_path,
         glue_data("RTE"),
-        [RunSummary()],
+        [FinalValidation(), RunSummary()],
         -1,
         module=SequenceClassifier(str(encoder_dir)),
         check_val_every_n_epoch=2,

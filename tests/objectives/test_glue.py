@@ -1,7 +1,10 @@
 """The task table, entry by entry, and metrics against numbers worked out by hand."""
 
 import dataclasses
+import itertools
 import math
+import random
+from fractions import Fraction
 
 import pytest
 import torch
@@ -43,6 +46,24 @@ def test_the_table() -> None:
     assert names == SUBMISSION
 
 
+NAMES = {  # of the classes of nyu-mll/glue
+    "CoLA": ("unacceptable", "acceptable"),
+    "SST-2": ("negative", "positive"),
+    "MRPC": ("not_equivalent", "equivalent"),
+    "STS-B": (),
+    "QQP": ("not_duplicate", "duplicate"),
+    "MNLI": NLI,
+    "QNLI": ENTAILMENT,
+    "RTE": ENTAILMENT,
+    "WNLI": ("not_entailment", "entailment"),
+    "AX": NLI,
+}
+
+
+def test_classes_are_called_as_on_the_hub() -> None:
+    assert {name: task.class_names for name, task in GLUE.items()} == NAMES
+
+
 def test_the_table_is_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         GLUE["CoLA"].label = "other"
@@ -77,6 +98,53 @@ def test_scores_of_classes(task: str, expected: dict[str, float]) -> None:
     assert task_scores(GLUE[task], PREDICTED, LABELS) == pytest.approx(expected, abs=1e-6)
 
 
+def correlation(first: list[int], second: list[int]) -> float:
+    """Pearson's correlation of two binary lists in exact fractions up to the root, which Matthews' is; 0 without a variance."""
+    n = len(first)
+    together = Fraction(sum(a * b for a, b in zip(first, second, strict=True)), n)
+    means = [Fraction(sum(values), n) for values in (first, second)]
+    variances = [mean * (1 - mean) for mean in means]
+    return float(together - means[0] * means[1]) / math.sqrt(variances[0] * variances[1]) if all(variances) else 0.0
+
+
+def constant_cases() -> list[tuple[list[int], list[int]]]:
+    """As many rows as CoLA's development set, and few: a constant prediction, constant labels, both."""
+    right = [1] * 721 + [0] * 322
+    constants = [[value] * 1043 for value in (0, 1)]
+    return [
+        *((constant, right) for constant in constants),
+        *((right, constant) for constant in constants),
+        *itertools.product(constants, constants),
+        *(([a], [b]) for a in (0, 1) for b in (0, 1)),
+    ]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("predicted", "labels"), constant_cases())
+def test_matthews_correlation_with_a_constant_is_exactly_zero(predicted: list[int], labels: list[int]) -> None:
+    assert task_scores(GLUE["CoLA"], torch.tensor(predicted), torch.tensor(labels)) == {"matthews": 0.0}
+
+
+@pytest.mark.filterwarnings("error")
+def test_matthews_correlation_of_random_answers() -> None:
+    draw = random.Random(0)
+    for rows in (2, 3, 5, 10, 277, 1043):
+        for _ in range(20):
+            shares = draw.choice((0.02, 0.5, 0.98)), draw.random()
+            predicted, labels = ([int(draw.random() < share) for _ in range(rows)] for share in shares)
+            found = task_scores(GLUE["CoLA"], torch.tensor(predicted), torch.tensor(labels))["matthews"]
+            assert found == pytest.approx(correlation(predicted, labels), abs=1e-6), (predicted, labels)
+    assert task_scores(GLUE["CoLA"], torch.tensor([0, 1]), torch.tensor([0, 1])) == {"matthews": 1.0}
+    assert task_scores(GLUE["CoLA"], torch.tensor([0, 1]), torch.tensor([1, 0])) == {"matthews": -1.0}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("labels", [[0, 1, 1], [0, 0, 0]])
+def test_f1_without_a_positive_prediction_is_zero(labels: list[int]) -> None:
+    scores = task_scores(GLUE["MRPC"], torch.zeros(3, dtype=torch.long), torch.tensor(labels))
+    assert scores == pytest.approx({"f1": 0.0, "accuracy": labels.count(0) / 3}, abs=1e-6)
+
+
 def test_accuracy_of_three_classes() -> None:
     predicted, labels = torch.tensor([0, 1, 2, 2, 1]), torch.tensor([0, 1, 1, 2, 0])
     assert task_scores(GLUE["MNLI"], predicted, labels) == pytest.approx({"accuracy": 0.6})
@@ -89,11 +157,13 @@ def test_correlations_with_a_tie() -> None:
     assert task_scores(GLUE["STS-B"], predicted, labels) == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("value", [2.0, math.nan])
 def test_a_constant_correlates_with_nothing(value: float) -> None:
-    scores = task_scores(GLUE["STS-B"], torch.full((4,), value), torch.arange(4.0))
-    assert scores.keys() == {"pearson", "spearman"}
-    assert all(math.isnan(score) for score in scores.values())
+    constant, other = torch.full((4,), value), torch.arange(4.0)
+    for scores in (task_scores(GLUE["STS-B"], constant, other), task_scores(GLUE["STS-B"], other, constant)):
+        assert scores.keys() == {"pearson", "spearman"}
+        assert all(math.isnan(score) for score in scores.values())
 
 
 def test_loss_is_cross_entropy_or_the_squared_error() -> None:

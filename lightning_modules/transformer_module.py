@@ -1,0 +1,139 @@
+"""What the modules have in common: a Hugging Face model, an objective that callbacks may replace, AdamW, a checkpoint."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, Generic, TypeVar, cast
+
+import torch
+from pytorch_lightning import LightningDataModule, LightningModule
+from torch import Tensor
+from torch.optim import AdamW
+from torchmetrics import Metric
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+from datamodules import GLUEDataModule, MaskedLMBatch, SequenceBatch, TextDataModule
+from internals import has_trainer
+from lightning_modules.encoders import check_fit
+from lightning_modules.loading import AutoModelClass
+from lightning_modules.optimizers import adamw
+
+Batch = TypeVar("Batch", MaskedLMBatch, SequenceBatch)
+Data = TypeVar("Data", bound=LightningDataModule)
+
+
+class TransformerModule(LightningModule, Generic[Batch]):
+    """A Hugging Face model that is built when the trainer starts, when the tokenizer and the task are known.
+
+    Attributes:
+        auto: what kind of model.
+        default_lr: learning rate where neither the module nor a schedule is given one.
+        model: the model.
+        unfit: why the model says nothing before it is trained; None where it does.
+        objective: the loss that is minimised, of logits and a batch; callbacks may replace it during a fit.
+    """
+
+    auto: ClassVar[AutoModelClass]
+    default_lr: ClassVar[float]
+
+    def __init__(self, lr: float | None, weight_decay: float) -> None:
+        super().__init__()
+        if (lr is not None and lr <= 0) or weight_decay < 0:
+            raise ValueError(f"lr > 0 and weight_decay >= 0 expected, got {lr} and {weight_decay}")
+        self.model: PreTrainedModel = None  # type: ignore[assignment]  # until the trainer starts
+        self.unfit: str | None = None
+        self.objective: Callable[[Tensor, Batch], Tensor] = self.task_loss
+
+    @property
+    @abstractmethod
+    def data(self) -> TextDataModule | GLUEDataModule:
+        """The trainer's datamodule."""
+
+    @abstractmethod
+    def build(self) -> PreTrainedModel:
+        """The model that is trained or scored; sets :attr:`unfit`."""
+
+    @abstractmethod
+    def load(self, path: str) -> tuple[PreTrainedModel, str | None]:
+        """A model from a ``save_pretrained`` directory or the hub, and why it says nothing before it is trained."""
+
+    @abstractmethod
+    def predict_logits(self, model: PreTrainedModel, batch: Batch) -> Tensor:
+        """Logits (N, classes) of any model of this kind, a student or a teacher."""
+
+    @abstractmethod
+    def task_loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """The loss without a teacher."""
+
+    def data_of(self, kind: type[Data]) -> Data:
+        """The trainer's datamodule; ValueError unless it is of a kind."""
+        data = getattr(self.trainer, "datamodule", None)
+        if not isinstance(data, kind):
+            raise ValueError(f"{type(self).__name__} needs the data of a {kind.__name__}, not of {type(data).__name__}")
+        return data
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """That of the data, which are set up before the model."""
+        return cast(PreTrainedTokenizerFast, self.data.tokenizer)
+
+    def configure_model(self) -> None:
+        """Build the model, once; outside a trainer :meth:`on_load_checkpoint` does."""
+        if self.model is not None or not has_trainer(self):
+            return
+        self.model = self.build()
+        self.model.train()
+        if self.hparams["compile_encoder"]:
+            self.model.base_model.compile()
+
+    def load_pretrained(self, path: str) -> PreTrainedModel:
+        """A trained model of this kind, such as a teacher, from a ``save_pretrained`` directory or the hub.
+
+        Raises:
+            ValueError: no such model there, one without a head or with another task's, or too small for the tokenizer or
+                the sequences.
+        """
+        model, unfit = self.load(path)
+        if unfit:
+            raise ValueError(unfit)
+        return model
+
+    def check_fit(self, config: PretrainedConfig, name: str) -> None:
+        """Raise ValueError unless a model of this name takes the tokens and the length of the data."""
+        check_fit(config, name, len(self.tokenizer), self.data.length)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        loss = self.objective(self.predict_logits(self.model, batch), batch)
+        self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=True, batch_size=len(batch["labels"]))
+        return loss
+
+    def on_validation_start(self) -> None:
+        """Without a fit or a checkpoint, which comes after :meth:`configure_model`, the model must be fit to be scored."""
+        if self.unfit and self.trainer.state.fn != "fit":
+            raise ValueError(self.unfit)
+        for module in self.modules():
+            if isinstance(module, Metric):
+                module.set_dtype(torch.float64)  # which a trainer of half precision has converted with the weights
+
+    def on_test_start(self) -> None:
+        self.on_validation_start()
+
+    def on_predict_start(self) -> None:
+        self.on_validation_start()
+
+    def layer_scales(self) -> dict[int, float]:
+        """Factor of the learning rate by ``id`` of the parameter; what is not here has 1."""
+        return {}
+
+    def configure_optimizers(self) -> AdamW:
+        hparams = self.hparams
+        lr = self.default_lr if hparams["lr"] is None else hparams["lr"]
+        others = hparams["weight_decay"], hparams["betas"], hparams["eps"]
+        return adamw(self.model.parameters(), lr, *others, scales=self.layer_scales())
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["model_config"] = self.model.config.to_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.unfit = None
+        if self.model is None:  # load_from_checkpoint, outside a trainer
+            self.model = self.auto.from_config(AutoConfig.for_model(**checkpoint["model_config"]))

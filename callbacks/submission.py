@@ -3,7 +3,7 @@
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
@@ -46,12 +46,13 @@ class GlueSubmission(BasePredictionWriter):
     def write_on_epoch_end(
         self, trainer: Trainer, pl_module: LightningModule, predictions: Sequence[Any], batch_indices: Sequence[Any]
     ) -> None:
-        if not hasattr(trainer.datamodule, "test") or trainer.fast_dev_run:
+        data: Any = getattr(trainer, "datamodule", None)
+        if not hasattr(data, "test") or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        names = list(trainer.datamodule.test)
+        names = list(data.test)
         by_set = [predictions] if len(names) == 1 else predictions
         answers = {
-            name: {key: torch.cat([batch[key] for batch in batches]) for key in ("index", "prediction")}
+            name: {key: torch.cat([batch[key] for batch in batches]) for key in batches[0]}
             for name, batches in zip(names, by_set, strict=True)
         }
         if trainer.world_size > 1:
@@ -61,10 +62,18 @@ class GlueSubmission(BasePredictionWriter):
                 name: {key: torch.cat([rank[name][key] for rank in ranks]) for key in answers[name]} for name in names
             }
         for name, answer in answers.items():
-            if len(answer["index"]) != len(trainer.datamodule.test[name]):
-                raise ValueError(f"{name}: {len(answer['index'])} answers to {len(trainer.datamodule.test[name])} rows")
+            if len(answer["index"]) != len(data.test[name]):
+                raise ValueError(f"{name}: {len(answer['index'])} answers to {len(data.test[name])} rows")
+            if wrong := int((~answer["finite"]).sum()):
+                raise ValueError(
+                    f"{name}: {wrong} of {len(answer['index'])} answers are not finite numbers, so nothing is written: "
+                    "the model has diverged"
+                )
         if trainer.is_global_zero:
-            self.write({name: submission_lines(pl_module.task, **answer) for name, answer in answers.items()})
+            task = cast(GlueTask, pl_module.task)
+            self.write(
+                {name: submission_lines(task, answer["index"], answer["prediction"]) for name, answer in answers.items()}
+            )
 
     def write(self, files: dict[str, list[str]]) -> None:
         """Write the files (name → lines), then the zip of those there are."""

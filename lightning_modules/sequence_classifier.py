@@ -148,10 +148,11 @@ class SequenceClassifier(TransformerModule[SequenceBatch]):
                 metric.reset()
 
     def predict_step(self, batch: SequenceBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
-        """``index`` and ``prediction`` (class or score) of every row of a test set, both (batch,)."""
+        """``index``, ``prediction`` (class or score) and ``finite`` of every row of a test set, each (batch,)."""
         counted = batch["index"] != IGNORE_INDEX
-        answers = predictions(self.predict_logits(self.model, batch))
-        return {"index": batch["index"][counted].cpu(), "prediction": answers[counted].cpu()}
+        logits = self.predict_logits(self.model, batch)[counted]
+        finite = logits.isfinite().all(1)  # a class would hide what is not
+        return {"index": batch["index"][counted].cpu(), "prediction": predictions(logits).cpu(), "finite": finite.cpu()}
 
     def layer_scales(self) -> dict[int, float]:
         """Factor of the learning rate by ``id`` of the parameter, smaller in lower layers."""

@@ -160,7 +160,6 @@ def test_an_export_can_be_read_whatever_the_head_was_before(
     [
         {"id2label": ["negative", "positive"]},
         {"id2label": {"zero": "negative"}},
-        {"label2id": ["a"]},
         {"hidden_size": "wide"},
     ],
 )

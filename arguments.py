@@ -32,9 +32,10 @@ def one_line_errors(*further: type[Exception], describe: Callable[[Exception], s
         further: kinds of errors that count beside ValueError and OSError.
         describe: makes the line of an error.
     """
+    kinds: tuple[type[Exception], ...] = (ValueError, OSError, *further)
     try:
         yield
-    except (ValueError, OSError, *further) as error:
+    except kinds as error:
         if os.environ.get(TRACEBACK):
             raise
         sys.exit(f"error: {describe(error)}")

@@ -1,15 +1,35 @@
 """Teacher–student distillation as a callback."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol, cast
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
+from hub import local_or_hub
 from objectives.distillation import distillation_loss, regression_distillation_loss, teacher_probabilities
 from objectives.masked_lm import IGNORE_INDEX
 from sparsity.schedules import linear
+
+Batch = dict[str, Tensor]
+
+
+class Student(Protocol):
+    """What a module must have to be taught."""
+
+    device: torch.device
+    objective: Callable[[Tensor, Batch], Tensor]
+
+    def task_loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """The loss that validation keeps."""
+
+    def load_pretrained(self, path: str) -> PreTrainedModel:
+        """A teacher for this task."""
+
+    def predict_logits(self, model: PreTrainedModel, batch: Batch) -> Tensor:
+        """Logits of a student or a teacher where the task has labels."""
 
 
 class KnowledgeDistillation(Callback):
@@ -52,30 +72,32 @@ class KnowledgeDistillation(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             for path in self.paths:
-                check_same_tokenizer(path, trainer.datamodule.tokenizer)
-            self.teachers = [pl_module.load_pretrained(path).eval().requires_grad_(False) for path in self.paths]
+                check_same_tokenizer(path, trainer.datamodule.tokenizer)  # type: ignore[attr-defined]
+            student = cast(Student, pl_module)
+            self.teachers = [student.load_pretrained(path).eval().requires_grad_(False) for path in self.paths]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.teachers = [teacher.to(pl_module.device) for teacher in self.teachers]
-        task_loss = pl_module.task_loss
+        student = cast(Student, pl_module)
+        for teacher in self.teachers:
+            torch.nn.Module.to(teacher, student.device)
 
-        def objective(logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        def objective(logits: Tensor, batch: Batch) -> Tensor:
             step = trainer.global_step
             factor = linear(step, trainer.max_steps, self.factor, self.final_factor)
-            loss = task_loss(logits, batch)
+            loss = student.task_loss(logits, batch)
             if not factor:
                 return loss
             temperature = linear(step, trainer.max_steps, self.temperature, self.final_temperature)
-            distillation = self.loss(pl_module, logits, batch, temperature)
+            distillation = self.loss(student, logits, batch, temperature)
             pl_module.log("kd/loss", distillation.detach(), sync_dist=True)
             return (1 - factor) * loss + factor * distillation
 
-        pl_module.objective = objective
+        student.objective = objective
 
-    def loss(self, pl_module: LightningModule, logits: Tensor, batch: dict[str, Tensor], temperature: float) -> Tensor:
+    def loss(self, student: Student, logits: Tensor, batch: Batch, temperature: float) -> Tensor:
         """T² · KL from the teachers' mixture to the student whose ``logits`` these are; of scores the squared distance."""
         with torch.no_grad():
-            taught = [pl_module.predict_logits(teacher, batch) for teacher in self.teachers]
+            taught = [student.predict_logits(teacher, batch) for teacher in self.teachers]
         if logits.size(1) == 1:
             return regression_distillation_loss(logits, taught, self.weights)
         with torch.no_grad():
@@ -84,7 +106,8 @@ class KnowledgeDistillation(Callback):
         return distillation_loss(logits[:, :size], target, temperature, (batch["labels"] != IGNORE_INDEX).flatten())
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        pl_module.objective = pl_module.task_loss
+        student = cast(Student, pl_module)
+        student.objective = student.task_loss
         self.teachers = []
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -93,8 +116,9 @@ class KnowledgeDistillation(Callback):
 
 def check_same_tokenizer(teacher: str, tokenizer: PreTrainedTokenizerFast) -> None:
     """Raise ValueError unless the teacher's tokenizer gives every token the id that ``tokenizer`` gives it."""
+    path = local_or_hub(teacher, "teacher")
     try:
-        vocabulary: dict[str, Any] = AutoTokenizer.from_pretrained(teacher).get_vocab()
+        vocabulary: dict[str, Any] = AutoTokenizer.from_pretrained(path).get_vocab()
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"teacher {teacher}: no tokenizer there: {' '.join(str(error).split())[:200]}") from error
     if vocabulary != tokenizer.get_vocab():

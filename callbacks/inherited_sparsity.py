@@ -1,5 +1,6 @@
 """Finetuning what is sparse already."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -7,11 +8,12 @@ from pathlib import Path
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 from transformers.utils import logging
 
 from callbacks.sparse_training import SparseTraining, total_steps
+from hub import local_or_hub
 from sparsity import MaskSet, SparseStepping, load_masks, methods
 
 LEAST_ZEROS = 0.01
@@ -49,17 +51,17 @@ class InheritedSparsity(SparseTraining):
         Raises:
             ValueError: no model there, or masks that do not fit it.
         """
-        verbosity = logging.get_verbosity()
+        path, verbosity = local_or_hub(self.pretrained, "model"), logging.get_verbosity()
         logging.set_verbosity_error()
         try:
             with torch.random.fork_rng(devices=[]):  # or what a run draws next would depend on this look
-                encoder = AutoModel.from_pretrained(self.pretrained)
+                encoder = AutoModel.from_pretrained(path)
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise ValueError(f"{self.pretrained}: no model there: {' '.join(str(error).split())[:200]}") from error
         finally:
             logging.set_verbosity(verbosity)
         matrices = {name: weight for name, weight in encoder.named_parameters() if weight.dim() >= 2}
-        saved = load_masks(Path(self.pretrained).expanduser()) or {}
+        saved: Mapping[str, Tensor] = load_masks(Path(path)) or {}
         named = {name.removeprefix(f"{encoder.base_model_prefix}."): mask for name, mask in saved.items()}
         sparse = {name: weight for name, weight in matrices.items() if LEAST_ZEROS <= _zeros(encoder, weight) < 1}
         inferred = MaskSet.from_zeros(sparse)

@@ -4,7 +4,7 @@ They are built when the fit starts, over ``trainer.max_steps``, and handed to Li
 like a scheduler of the module.
 """
 
-from typing import Literal
+from typing import Literal, cast
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities.types import LRSchedulerConfig
@@ -96,7 +96,8 @@ class OneCycleLR(StepwiseSchedule):
         )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        steps = trainer.lr_scheduler_configs[0].scheduler.total_steps  # restored, where the run is a resumed one
+        schedule = cast(TorchOneCycleLR, trainer.lr_scheduler_configs[0].scheduler)
+        steps = schedule.total_steps  # restored, where the run is a resumed one
         if steps != trainer.max_steps:
             raise ValueError(
                 f"the checkpoint's cycle is of {steps} steps, trainer.max_steps is {trainer.max_steps}: keep it"

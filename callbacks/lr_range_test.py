@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
@@ -75,7 +75,7 @@ class LRRangeTest(StepwiseSchedule):
 
     def rate(self, step: int) -> float:
         """Learning rate of optimizer step ``step``."""
-        return range_test_rate(step, self.steps, self.min_lr, self.max_lr, self.mode)
+        return range_test_rate(step, self.steps, self.min_lr, cast(float, self.max_lr), self.mode)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: object, batch_idx: int

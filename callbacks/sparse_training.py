@@ -4,7 +4,7 @@ The model stays an ordinary one. A callback holds a method and runs it: before e
 reduction over ranks and the unscaling of mixed precision, and before clipping. When is said here, what in ``sparsity``.
 """
 
-from typing import Any
+from typing import Any, cast
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
@@ -67,7 +67,8 @@ class SparseTraining(Callback):
             raise ValueError(f"the checkpoint has {found}: {type(self.method).__name__} cannot go on with it")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if sum(isinstance(callback, SparseTraining) for callback in trainer.callbacks) > 1:
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        if sum(isinstance(callback, SparseTraining) for callback in callbacks) > 1:
             raise ValueError("two sparse-training callbacks in one run: keep one")
         if not isinstance(trainer.strategy, DDPStrategy | SingleDeviceStrategy):
             raise ValueError(
@@ -75,7 +76,8 @@ class SparseTraining(Callback):
                 f"not {type(trainer.strategy).__name__}"
             )
         self.method.seed = run_seed(self.method.seed)
-        self.stepping = self._resumed(pl_module.model, trainer) if self._saved else self.begin(pl_module.model, trainer)
+        model = cast(PreTrainedModel, pl_module.model)
+        self.stepping = self._resumed(model, trainer) if self._saved else self.begin(model, trainer)
         for optimizer in trainer.optimizers:
             optimizer.register_step_post_hook(lambda *_: self._after_step(trainer))
 
@@ -85,11 +87,8 @@ class SparseTraining(Callback):
         Raises:
             ValueError: no target matches, or the sparsity cannot be met in the scope.
         """
-        if (
-            isinstance(self.method, methods.Static)
-            and self.method.initialization == "random"
-            and getattr(model, "name_or_path", "")
-        ):
+        pretrained: str = getattr(model, "name_or_path", "")
+        if pretrained and isinstance(self.method, methods.Static) and self.method.initialization == "random":
             rank_zero_warn(
                 f"{type(self.method).__name__} starts from random masks, which cut pretrained weights whatever they are worth; "
                 "initialization: magnitude keeps the largest"
@@ -119,7 +118,8 @@ class SparseTraining(Callback):
         stepping, step = self._running(), trainer.global_step
         last_update = stepping.last_update
         stepping.after_step(step)
-        if stepping.last_update is not last_update and (step + 1) % trainer.log_every_n_steps == 0:
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if stepping.last_update is not last_update and (step + 1) % every == 0:
             self._log(trainer)
 
     def on_train_batch_end(
@@ -206,4 +206,5 @@ class Movement(SparseTraining):
 
 def sparse_training(trainer: Trainer) -> SparseStepping | None:
     """The method at work in a run, with its masks; None where the model is dense, or before the fit starts."""
-    return next((callback.stepping for callback in trainer.callbacks if isinstance(callback, SparseTraining)), None)
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return next((callback.stepping for callback in callbacks if isinstance(callback, SparseTraining)), None)

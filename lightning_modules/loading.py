@@ -14,6 +14,8 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from hub import local_or_hub
+
 AutoModelClass = type[AutoModelForMaskedLM] | type[AutoModelForSequenceClassification]
 
 
@@ -37,8 +39,9 @@ def load_model(
         prepare: changes the config before the model is built.
 
     Raises:
-        ValueError: no such model there, or weights of the encoder missing.
+        ValueError: no such model there, or weights of the encoder missing; FileNotFoundError where there is nothing at all.
     """
+    path = local_or_hub(path, what)
     with _one_line(path, what):
         fields, _ = PretrainedConfig.get_config_dict(path)
         config = AutoConfig.from_pretrained(path)

@@ -4,6 +4,7 @@ import warnings
 from argparse import ArgumentError
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -47,13 +48,13 @@ def planned_budget(arguments: list[str], vocabulary_size: int) -> list[Table]:
     method, *others = [*([fit.masks] if fit.masks is not None else []), *listed] or [None]
     if others:
         raise ValueError("two sparse-training callbacks in one run: keep one")
-    if module.hparams.pretrained is not None:
+    if module.hparams["pretrained"] is not None:
         model, origin = (
-            AutoModelForMaskedLM.from_pretrained(local_or_hub(module.hparams.pretrained, "model"), dtype=torch.float32),
+            AutoModelForMaskedLM.from_pretrained(local_or_hub(module.hparams["pretrained"], "model"), dtype=torch.float32),
             "that of the pretrained model",
         )
     else:
-        fields = dict(module.hparams.config)
+        fields = dict(module.hparams["config"])
         size, origin = (
             (fields["vocab_size"], "as the config says")
             if "vocab_size" in fields
@@ -82,7 +83,7 @@ def data_vocabulary(data: TextDataModule, default: int) -> tuple[int, str]:
     return default, f"as --vocabulary_size says, because {data.tokenizer_path} is not on this machine"
 
 
-def new_model(fields: dict[str, object], drawn: bool) -> PreTrainedModel:
+def new_model(fields: dict[str, Any], drawn: bool) -> PreTrainedModel:
     """A masked LM on the CPU, of zeros unless its weights must be drawn: most budgets depend on nothing but shapes."""
     model_type = str(fields.get("model_type", "bert"))
     check_family(model_type)

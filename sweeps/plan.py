@@ -72,13 +72,9 @@ def check_pretrained(model: str) -> str:
                 f"pretrained: {model} has no config.json, expected a save_pretrained directory such as RUN/export"
             )
         return str(Path(model).resolve())
-    from transformers.utils import cached_file
+    from hub import local_or_hub  # seconds, for hub ids and mistakes alone
 
-    try:
-        cached_file(model, "config.json")
-    except (OSError, ValueError) as error:
-        raise ValueError(f"pretrained: no directory {model!r}, nor a model of that name on the hub") from error
-    return model
+    return local_or_hub(model, "pretrained model")
 
 
 def check_data(data: str) -> str:

@@ -7,6 +7,7 @@ Lightning's own list, ``trainer.callbacks``.
 
 import contextlib
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -159,13 +160,6 @@ class TrifectaCLI(CommandLineFirst):
         return trainer
 
 
-class PlannedFit(TrifectaCLI):
-    """Understands the command line of a fit and makes its objects, but no trainer; nothing is run, and no data are read."""
-
-    def instantiate_classes(self) -> None:
-        self.config_init = self.parser.instantiate_classes(self.config)
-
-
 def as_list(given: Any) -> list[Any]:
     """What may be given as a list, as one thing, or not at all."""
     return given if isinstance(given, list) else [] if given in (None, True) else [given]
@@ -217,3 +211,26 @@ def build(arguments: list[str] | None = None, kind: type[TrifectaCLI] = Trifecta
         args=arguments,
         run=run,
     )
+
+
+class _PlannedFit(TrifectaCLI):
+    def instantiate_classes(self) -> None:
+        """All objects but the trainer."""
+        self.config_init = self.parser.instantiate_classes(self.config)
+
+
+def planned_fit(arguments: list[str]) -> Namespace:
+    """The objects that ``train.py fit ARGUMENTS`` would begin with, as one calls them there, but no trainer; nothing is run.
+
+    Raises:
+        ArgumentError: the command line or a file does not parse.
+        ValueError: a setting is wrong, or two methods of sparse training are asked for.
+    """
+    warnings.filterwarnings("ignore", "LightningCLI's args parameter is intended")  # the command line is that of a report
+    made = build(arguments, _PlannedFit, run=False).config_init
+    listed = [callback.method for callback in as_list(made.trainer.callbacks) if isinstance(callback, SparseTraining)]
+    given = [*([] if made.masks is None else [made.masks]), *listed]
+    if len(given) > 1:
+        raise ValueError("two sparse-training callbacks in one run: keep one")
+    made.masks = given[0] if given else None
+    return made

@@ -7,6 +7,7 @@ like. (Directories of runs with these names are ``./budget`` and ``./masks``.)
 """
 
 import sys
+from argparse import ArgumentError
 from pathlib import Path
 from typing import get_args
 
@@ -71,7 +72,14 @@ def report_budget(arguments: list[str]) -> None:
     from reports.budget import exported_budget, planned_budget  # only here, for the time that Lightning takes
 
     if rest[0].startswith("-"):
-        show(planned_budget(rest, options.vocabulary_size), options.format)
+        from cli import planned_fit
+        from command_help import describe
+
+        try:
+            fit = planned_fit(rest)
+        except (ArgumentError, ValueError) as error:
+            raise ValueError(describe(error)) from error
+        show(planned_budget(fit.model, fit.data, fit.masks, options.vocabulary_size), options.format)
     elif len(rest) == 1:
         show(exported_budget(Path(rest[0])), options.format)
     else:

@@ -1,20 +1,16 @@
 """Where the weights of a sparse model are: as a config plans them before any training, or as an exported file has them."""
 
-import warnings
-from argparse import ArgumentError
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from pytorch_lightning import LightningDataModule, LightningModule
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel
 
-from callbacks import SparseTraining
-from cli import PlannedFit, as_list, build
-from command_help import describe
 from datamodules import TextDataModule, load_tokenizer
 from hub import local_or_hub
 from lightning_modules import MaskedLanguageModel
@@ -24,30 +20,24 @@ from reports.tables import Table
 from sparsity import MASKS_FILE, SparseMethod, load_masks
 
 
-def planned_budget(arguments: list[str], vocabulary_size: int) -> list[Table]:
-    """The budget that ``train.py fit ARGUMENTS`` would start with; no data are read.
+def planned_budget(
+    module: LightningModule, data: LightningDataModule, method: SparseMethod | None, vocabulary_size: int
+) -> list[Table]:
+    """The budget that a fit would start with; no data are read.
 
     Args:
-        arguments: of the fit.
+        module: what would be trained.
+        data: gives the vocabulary.
+        method: of sparse training; None is dense.
         vocabulary_size: where neither the model's config nor a tokenizer on this machine says it.
 
     Raises:
-        ValueError: the fit would not start either, or it is not one of a masked LM.
+        ValueError: the sparsity cannot be met, or the fit is not one of a masked LM.
     """
-    warnings.filterwarnings("ignore", "LightningCLI's args parameter is intended")  # the command line is that of a report
-    try:
-        fit = build(arguments, PlannedFit, run=False).config_init
-    except (ArgumentError, ValueError) as error:
-        raise ValueError(describe(error)) from error
-    module, data = fit.model, fit.data
     if not isinstance(module, MaskedLanguageModel) or not isinstance(data, TextDataModule):
         raise ValueError(
             f"only masked-LM pretraining is planned, not {type(module).__name__}; give the directory of an export"
         )
-    listed = [callback.method for callback in as_list(fit.trainer.callbacks) if isinstance(callback, SparseTraining)]
-    method, *others = [*([fit.masks] if fit.masks is not None else []), *listed] or [None]
-    if others:
-        raise ValueError("two sparse-training callbacks in one run: keep one")
     if module.hparams["pretrained"] is not None:
         model, origin = (
             AutoModelForMaskedLM.from_pretrained(local_or_hub(module.hparams["pretrained"], "model"), dtype=torch.float32),

@@ -9,11 +9,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, BertConfig, BertForMaskedLM
 
 from callbacks import ExportPretrained, RigL
-from cli import PlannedFit, build
+from cli import planned_fit
 from datamodules import TextDataModule
 from helpers import fit, parameters
 from objectives.parameter_groups import sparse_weights
-from reports.budget import exported_budget, planned_budget
+from reports import budget
+from reports.budget import exported_budget
 from reports.tables import Table
 from sparsity import SparseStepping
 
@@ -21,6 +22,12 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 Data = Callable[..., TextDataModule]
 CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def planned_budget(arguments: list[str], vocabulary_size: int) -> list[Table]:
+    """The budget of a command line."""
+    fit = planned_fit(arguments)
+    return budget.planned_budget(fit.model, fit.data, fit.masks, vocabulary_size)
 
 
 def totals(table: Table) -> dict[str, tuple[int, ...]]:
@@ -163,7 +170,7 @@ def test_exactly_four_fifths_of_an_exported_bert_base_are_zero(tmp_path: Path, n
     """By the method of the config, counted in the file; the plan says the same of every tensor."""
     config = f"--config={CONFIGS / 'experiments' / name}.yaml"
     planned, planned_totals = planned_budget([config], 30522)
-    method = build([config], PlannedFit, run=False).config_init.masks
+    method = planned_fit([config]).masks
     model = BertForMaskedLM(BertConfig())
     with torch.no_grad():
         for parameter in model.parameters():

@@ -1,6 +1,6 @@
 """What the modules have in common: a Hugging Face model, an objective that callbacks may replace, AdamW, a checkpoint."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
@@ -21,7 +21,7 @@ Batch = TypeVar("Batch", MaskedLMBatch, SequenceBatch)
 Data = TypeVar("Data", bound=LightningDataModule)
 
 
-class TransformerModule(LightningModule, Generic[Batch]):
+class TransformerModule(LightningModule, ABC, Generic[Batch]):
     """A Hugging Face model that is built when the trainer starts, when the tokenizer and the task are known.
 
     Attributes:
@@ -106,9 +106,12 @@ class TransformerModule(LightningModule, Generic[Batch]):
         self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=True, batch_size=len(batch["labels"]))
         return loss
 
+    def on_fit_start(self) -> None:
+        self.unfit = None  # it is trained now
+
     def on_validation_start(self) -> None:
-        """Without a fit or a checkpoint, which comes after :meth:`configure_model`, the model must be fit to be scored."""
-        if self.unfit and self.trainer.state.fn != "fit":
+        """What was neither trained nor restored from a checkpoint, which comes after :meth:`configure_model`, must be fit."""
+        if self.unfit:
             raise ValueError(self.unfit)
         for module in self.modules():
             if isinstance(module, Metric):

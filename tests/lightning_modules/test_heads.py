@@ -144,6 +144,14 @@ def test_the_checkpoint_of_another_task_answers_nothing(tmp_path: Path, glue_dat
         trainer.predict(SequenceClassifier(str(encoder_dir)), glue_data("SST-2"), ckpt_path=tmp_path / "cola.ckpt")
 
 
+def test_what_has_been_finetuned_can_be_scored_at_once(tmp_path: Path, glue_data: Data, encoder_dir: Path) -> None:
+    module, data = SequenceClassifier(str(encoder_dir)), glue_data("RTE")
+    trainer = fit(tmp_path, data, [], -1, module=module, max_epochs=1, limit_val_batches=1.0, num_sanity_val_steps=1)
+    expected = float(trainer.callback_metrics["val/loss"])
+    (metrics,) = trainer.validate(module, data, verbose=False)
+    assert metrics["val/loss"] == pytest.approx(expected)
+
+
 def test_an_export_can_be_read_whatever_the_head_was_before(
     tmp_path: Path, glue_data: Data, classifier: Callable[..., str]
 ) -> None:

@@ -73,7 +73,7 @@ class SaveRunConfig(SaveConfigCallback):
                 logger.log_hyperparams(pl_module.hparams_initial)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if self.began or not trainer.is_global_zero:
+        if trainer.state.fn != "fit" or self.began or not trainer.is_global_zero:
             return
         run = Path(trainer.default_root_dir)
         for events in set(run.glob(EVENTS)) - set(self.kept):  # TensorBoard opens its file before anything can refuse

@@ -51,7 +51,7 @@ class Harvest(Recorder):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         super().on_before_optimizer_step(trainer, pl_module, optimizer)
-        if self.sparse.stepping.last_update and self.sparse.update_due(trainer.global_step, trainer.max_steps):
+        if self.sparse.stepping.last_update and self.sparse.method.update_due(trainer.global_step, trainer.max_steps):
             self.churn.append(self.sparse.stepping.last_update["churn"])
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -160,5 +160,5 @@ def test_resume_of_two_processes_is_bit_exact(tmp_path: Path, text_data: Data) -
 
 
 def test_the_range_test_ends_on_all_ranks(tmp_path: Path, text_data: Data) -> None:
-    fit(tmp_path, text_data(), [LRRangeTest()], 3, strategy="ddp_fork", devices=2)
+    fit(tmp_path, text_data(), [LRRangeTest()], 3, tiny_bert(lr=None), strategy="ddp_fork", devices=2)
     assert len(json.loads((tmp_path / "lr_range_test.json").read_text())["loss"]) == 3

@@ -159,7 +159,7 @@ KD = "--trainer.callbacks+=KnowledgeDistillation"
         ("fit", ["--data.task=SNLI"], "error: no GLUE task 'SNLI'; there are CoLA, SST-2"),
         ("fit", ["--data.path=nowhere"], "error: nowhere: no RTE there"),
         ("fit", ["--model.pretrained=./nowhere"], "error: ./nowhere: no "),
-        ("fit", ["--model.pretrained=nobody/nothing"], "error: nobody/nothing: no "),
+        ("fit", ["--model.pretrained=nobody/nothing"], "error: nobody/nothing: neither a model on this machine"),
         ("fit", ["--model.pretrained={}/file"], "file: no "),
         ("fit", ["--data.length=33"], "encoder has positions for 32 tokens only"),
         ("fit", ["--data.length=3"], "error: length of 8 or more expected, got 3"),

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from argparse import ArgumentError
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -247,3 +248,182 @@ def test_the_process_ends_with_one_line(tmp_path: Path, config: str) -> None:
     (line,) = ended.stderr.splitlines()
     assert line.startswith("error: ")
     assert "learning_rate" in line
+
+
+FLAGSHIP = f"--config={Path(train.__file__).parent / 'configs' / 'experiments' / 'sparse_80_kd_onecycle_lr_rigl.yaml'}"
+
+
+def test_each_setting_of_a_published_recipe_is_an_option(capsys: pytest.CaptureFixture[str]) -> None:
+    """And nothing else of the recipe changes with it, or 75 % would become 23 %."""
+    before = printed(capsys, FLAGSHIP)
+    options = ("--schedule.max_lr=2e-3", "--masks.sparsity=0.9", "--distillation.factor=0.5")
+    after = printed(capsys, FLAGSHIP, *options)
+    assert before["masks"]["init_args"]["targets"] == ["*.encoder.*.weight", "*word_embeddings.weight"]
+    before["schedule"]["init_args"]["max_lr"] = 2e-3
+    before["masks"]["init_args"]["sparsity"] = 0.9
+    before["distillation"]["init_args"]["factor"] = 0.5
+    assert after == before
+
+
+def test_a_place_is_overlaid_changed_to_another_class_and_emptied(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    rate = write(tmp_path / "rate.yaml", {"masks": {"init_args": {"every": 7}}})
+    rigl = printed(capsys, FLAGSHIP, f"--config={rate}")["masks"]
+    assert (rigl["class_path"], rigl["init_args"]["every"], rigl["init_args"]["sparsity"]) == ("sparsity.RigL", 7, 0.8)
+    changed = printed(capsys, FLAGSHIP, "--masks=SET")["masks"]
+    assert changed["class_path"] == "sparsity.SET"
+    assert changed["init_args"]["targets"] == rigl["init_args"]["targets"]
+    empty = printed(capsys, FLAGSHIP, "--masks=null", "--distillation=null")
+    assert (empty["masks"], empty["distillation"]) == (None, None)
+
+
+def test_callbacks_of_three_places_and_of_the_list_run_together(
+    config: str, tmp_path: Path, finished: Path, tokenizer_dir: Path
+) -> None:
+    teacher = finished / "tiny" / "version_0" / "export"
+    options = ["--masks=RigL", "--masks.sparsity=0.5", f"--distillation.teachers={teacher}", f"--runs={tmp_path / 'runs'}"]
+    trainer = train.main(["fit", "--config", config, *QUIET, *options]).trainer
+    kinds = [type(callback).__name__ for callback in trainer.callbacks]
+    assert {"OneCycleLR", "SparseTraining", "KnowledgeDistillation"} < set(kinds)
+    assert sum(kinds.count(name) for name in ("RunSummary", "FinalValidation", "RunOverview")) == 3
+    summary = json.loads((tmp_path / "runs" / "tiny" / "version_0" / "summary.json").read_text())
+    assert summary["sparsity"]["encoder"] == 0.5
+
+
+def test_two_methods_are_refused(capsys: pytest.CaptureFixture[str], config: str, tmp_path: Path) -> None:
+    options = ["--masks=RigL", "--trainer.callbacks+=SET", f"--runs={tmp_path}"]
+    assert "two sparse-training callbacks" in complaint(capsys, "fit", "--config", config, *QUIET, *options)
+
+
+@pytest.mark.parametrize("logger", ["csv", "none", "both"])
+def test_a_run_has_its_own_directory_whatever_logs_it(tmp_path: Path, experiment: dict[str, Any], logger: str) -> None:
+    """Two runs beside each other, with all that a run leaves; the second does not touch the first."""
+    csv = {"class_path": "CSVLogger", "init_args": {"save_dir": ".", "name": "csv"}}
+    board = {"class_path": "TensorBoardLogger", "init_args": {"save_dir": ".", "name": "board"}}
+    trainer = experiment["trainer"] | {"logger": {"csv": csv, "none": False, "both": [csv, board]}[logger]}
+    file = write(tmp_path / "experiment.yaml", experiment | {"trainer": trainer})
+    runs = tmp_path / "runs"
+    for _ in range(2):
+        train.main(["fit", "--config", file, *QUIET, f"--runs={runs}", "--trainer.log_every_n_steps=1"])
+    for run in (runs / "tiny" / "version_0", runs / "tiny" / "version_1"):
+        assert {"checkpoints", "config.yaml", "export", "summary.json"} <= {path.name for path in run.iterdir()}
+        assert json.loads((run / "summary.json").read_text())["experiment"] == "tiny"
+        saved = yaml.safe_load((run / "config.yaml").read_text())
+        assert saved["checkpoint"]["dirpath"] is None  # or a run from this file would go where this one went
+        if logger != "none":
+            metrics = (run / "csv" / "version_0" / "metrics.csv").read_text()
+            assert metrics.count("\n") > 4
+        assert bool(list(run.rglob("events*"))) == (logger == "both")
+    assert not list(Path.cwd().glob("lightning_logs"))
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(directory)): path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--trainer.max_steps=8"], "the checkpoint's cycle is of 4 steps"),
+        (["--masks=RigL"], "the checkpoint has no masks"),
+        (["--data.length=33"], "the model has positions for 32 tokens only"),
+        (["--trainer.callbacks+=LinearWarmupDecay"], "a second learning-rate schedule"),
+        (
+            ["--model.lr=0.1", "--trainer.callbacks=null", "--schedule=OneCycleLR", "--schedule.max_lr=0.2"],
+            "both set the peak",
+        ),
+    ],
+)
+def test_a_resume_that_is_refused_changes_no_byte_of_a_finished_run(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, config: str, options: list[str], message: str
+) -> None:
+    command = ["fit", "--config", config, *QUIET, "--runs", str(tmp_path / "runs")]
+    train.main(command)
+    before = contents(tmp_path / "runs")
+    assert message in complaint(capsys, *command, "--ckpt_path=last", *options)
+    assert contents(tmp_path / "runs") == before
+
+
+def test_a_finished_run_that_is_started_again_says_the_same(tmp_path: Path, config: str) -> None:
+    command = ["fit", "--config", config, *QUIET, "--runs", str(tmp_path / "runs")]
+    run = tmp_path / "runs" / "tiny" / "version_0"
+    train.main(command)
+    results = []
+    for _ in range(3):
+        summary = json.loads((run / "summary.json").read_text())
+        results.append([summary[key] for key in ("status", "eval_loss", "eval_step", "unigram_loss", "steps", "tokens")])
+        weights = (run / "export" / "model.safetensors").read_bytes()
+        train.main([*command, "--ckpt_path=last"])
+        assert (run / "export" / "model.safetensors").read_bytes() == weights
+    assert results[0][0] == "finished"
+    assert results[0] == results[1] == results[2]
+
+
+def test_what_lightning_itself_refuses_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path, config: str) -> None:
+    stopping = [
+        "--trainer.callbacks+=EarlyStopping",
+        "--trainer.callbacks.monitor=no/such",
+        "--trainer.val_check_interval=2",
+    ]
+    line = complaint(capsys, "fit", "--config", config, *QUIET, f"--runs={tmp_path}", *stopping)
+    assert "conditioned on metric `no/such` which is not available" in line
+
+
+def test_an_error_of_the_code_keeps_its_traceback(tmp_path: Path, config: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr("lightning_modules.MaskedLanguageModel.predict_logits", broken)
+    with pytest.raises(RuntimeError, match="a defect"):
+        train.run(["fit", "--config", config, *QUIET, f"--runs={tmp_path}"])
+
+
+@pytest.mark.parametrize("option", ["model", "data", "masks", "schedule", "trainer.callbacks"])
+def test_help_without_a_class_lists_the_classes(capsys: pytest.CaptureFixture[str], option: str) -> None:
+    with pytest.raises(SystemExit) as stop:
+        train.run(["fit", f"--{option}.help"])
+    assert not stop.value.code
+    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]]
+    wanted = {"model": "SequenceClassifier", "data": "GLUEDataModule", "masks": "Movement", "schedule": "LRRangeTest"}
+    assert wanted.get(option, "SparsityMonitor") in listed
+    assert not {"SparseMethod", "StepwiseSchedule", "KeepPrunedValues"} & set(listed)
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        (
+            ["--masks=RigLL"],
+            "masks: there is no class 'RigLL'; there are GMP, SET, STE, GlobalRigL, Movement, OneShot",
+        ),
+        (
+            ["--schedule=OneCycle"],
+            "schedule: there is no class 'OneCycle'; there are LRRangeTest, LinearWarmupDecay, OneCycleLR",
+        ),
+        (
+            ["--trainer.callbacks+=RigLL"],
+            "trainer.callbacks: there is no class 'RigLL'; there are GMP, SET, STE",
+        ),
+        (["--model=Masked"], "model: there is no class 'Masked'; there are MaskedLanguageModel, SequenceClassifier"),
+    ],
+)
+def test_an_unknown_class_is_answered_with_those_there_are(
+    capsys: pytest.CaptureFixture[str], config: str, options: list[str], names: str
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        train.run(["fit", "--config", config, *options])
+    assert str(stop.value.code).startswith(f"error: {names}")
+
+
+@pytest.mark.parametrize("entry", ["train", "sweep", "report", "deploy"])
+def test_the_traceback_on_demand_at_every_entry(entry: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = __import__(entry).run
+    arguments = {"train": ["fit", "--model.lr=1"], "sweep": ["--config", "none.yaml"], "report": ["none"]}
+    arguments["deploy"] = ["unpack", "none.packed", "none"]
+    monkeypatch.delenv("TRIFECTA_TRACEBACK", raising=False)
+    with pytest.raises(SystemExit, match="^error: "):
+        run(arguments[entry])
+    monkeypatch.setenv("TRIFECTA_TRACEBACK", "1")
+    with pytest.raises((ValueError, OSError, ArgumentError)):
+        run(arguments[entry])

@@ -17,6 +17,7 @@ import cpu
 from callbacks.figures import tensorboards
 from callbacks.sparse_training import sparse_training
 from datamodules import GLUEDataModule, TextDataModule
+from internals import begin_and_end_always
 from sparsity import SparseStepping
 
 Data = TextDataModule | GLUEDataModule
@@ -62,6 +63,10 @@ def quiet_lightning(resumes: bool = False) -> None:
 
 class RunOverview(Callback):
     """Says on rank zero, when a fit starts, what is about to happen: a line or two a subject, plain where no terminal reads."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            begin_and_end_always(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for label, line in overview(trainer, pl_module) if trainer.is_global_zero else ():

@@ -50,9 +50,9 @@ class Blocks(Callback):
         self.rigl, self.seconds = rigl, {True: [], False: []}
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
-        if batch_idx % self.rigl.every == 1:
+        if batch_idx % self.rigl.method.every == 1:
             now = time.perf_counter()
-            if batch_idx > self.rigl.every + 1:  # the first block warms up
+            if batch_idx > self.rigl.method.every + 1:  # the first block warms up
                 self.seconds[self.rigl.on].append(now - self.start)
             else:
                 self.rigl.inside = 0.0

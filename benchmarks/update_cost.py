@@ -16,12 +16,12 @@ import torch
 from transformers import BertConfig, BertForMaskedLM
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from callbacks import SET, STE, GlobalRigL, RigL
-from callbacks.sparse_training import SparseTraining
 from cpu import keep_freed_memory, matmul_library, multiply_with_onednn
 from objectives.masked_lm import masked_lm_logits, masked_lm_loss
+from objectives.parameter_groups import sparse_weights
+from sparsity import SET, STE, GlobalRigL, RigL, SparseMethod, SparseStepping
 
-METHODS: dict[str, Callable[[], SparseTraining]] = {
+METHODS: dict[str, Callable[[], SparseMethod]] = {
     "RigL": lambda: RigL(every=1, stop=1.0),
     "RigL, 16x16": lambda: RigL(every=1, stop=1.0, structure="16x16"),
     "RigL, 1:4": lambda: RigL(every=1, stop=1.0, structure="1:4", sparsity=0.75),
@@ -41,16 +41,14 @@ def timed(work: Callable[[], object]) -> Timing:
     return time.perf_counter() - wall, time.process_time() - processor
 
 
-def measure(
-    model: BertForMaskedLM, sparse: SparseTraining, batch_size: int, rounds: int
-) -> tuple[list[Timing], list[Timing]]:
+def measure(model: BertForMaskedLM, method: SparseMethod, batch_size: int, rounds: int) -> tuple[list[Timing], list[Timing]]:
     """Times of training steps and of the updates within them, after one round of each that warms up."""
-    weights = dict(model.named_parameters())
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     inputs = torch.randint(1000, 30522, (batch_size, 128))
     positions = torch.rand(batch_size, 128).argsort(1)[:, :19].sort(1).values  # 15 %
     labels = inputs.gather(1, positions)
-    sparse.begin(weights, sparse.draw_masks(model))
+    weights, scope_size = sparse_weights(method, model)
+    sparse = SparseStepping(method, weights, max_steps=100, scope_size=scope_size)
 
     def gradients() -> None:
         optimizer.zero_grad()
@@ -60,9 +58,9 @@ def measure(
     for _ in range(rounds + 1):
         parts = [
             timed(gradients),
-            timed(lambda: sparse.before_step(weights, optimizer.state, 1, 100)),
+            timed(lambda: sparse.before_step(optimizer.state, 1)),
             timed(optimizer.step),
-            timed(lambda: sparse.after_step(weights, 1, 100)),
+            timed(lambda: sparse.after_step(1)),
         ]
         steps.append(tuple(map(sum, zip(parts[0], parts[2], strict=True))))
         updates.append(tuple(map(sum, zip(parts[1], parts[3], strict=True))))

@@ -196,7 +196,10 @@ def test_a_real_fit(tmp_path: Path, corpus: Path, tokenizer_dir: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--pretrained", "{tmp}/nothing"], "{tmp}/nothing: no such file or directory, where a pretrained model is expected"),
+        (
+            ["--pretrained", "{tmp}/nothing"],
+            "{tmp}/nothing: no such file or directory, where a pretrained model is expected",
+        ),
         (["--pretrained", "{tmp}"], "pretrained: {tmp} has no config.json"),
         ([], "--pretrained is missing"),
         (["--pretrained", "{model}", "--tasks", "COLLA"], "no GLUE task 'COLLA'"),

@@ -3,17 +3,30 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.cli import LightningCLI
 from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import nn
 from torch.optim import AdamW, Optimizer
+from transformers import AutoModel
 
 from datamodules import TextDataModule
-from helpers import Recorder, assert_identical, copies, fit, parameters
-from internals import begin_and_end_always, leave_unscaling_to_trainer, mark_as_saved
+from helpers import Recorder, assert_identical, copies, fit, parameters, tiny_bert, tiny_trainer
+from internals import (
+    CommandLineFirst,
+    begin_and_end_always,
+    count_epochs,
+    dataset_fingerprint,
+    draw_anew,
+    has_trainer,
+    is_accumulating,
+    leave_unscaling_to_trainer,
+    mark_as_saved,
+)
 
 Data = Callable[..., TextDataModule]
 
@@ -148,3 +161,81 @@ def test_the_mark_that_keeps_lightning_from_clipping_is_what_is_taken_away() -> 
         except RuntimeError as error:
             marks.append(str(error).split(",")[0])
     assert marks == ["The current optimizer", pytest.approx(1.5, rel=1e-5)]
+
+
+class Micro(Callback):
+    """Whether each micro-batch is the last of its optimizer step."""
+
+    def __init__(self) -> None:
+        self.accumulating: list[bool] = []
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        self.accumulating.append(is_accumulating(trainer))
+
+
+def test_the_last_micro_batch_of_a_step_is_known(tmp_path: Path, text_data: Data) -> None:
+    micro = Micro()
+    fit(tmp_path, text_data(), [micro], max_steps=2, accumulate_grad_batches=3)
+    assert micro.accumulating == [True, True, False] * 2
+
+
+def test_a_module_knows_whether_it_has_a_trainer(tmp_path: Path, text_data: Data) -> None:
+    module = tiny_bert()
+    assert not has_trainer(module)
+    fit(tmp_path, text_data(), [], max_steps=1, module=module)
+    assert has_trainer(module)
+
+
+def test_a_fit_of_epochs_with_a_number_of_steps_is_resumed_as_one_of_epochs(tmp_path: Path) -> None:
+    trainer = tiny_trainer(tmp_path, [], max_steps=4)
+    assert trainer.fit_loop._iteration_based_training()
+    count_epochs(trainer)
+    assert not trainer.fit_loop._iteration_based_training()
+
+
+def test_weights_that_were_loaded_are_drawn_anew(encoder_dir: Path) -> None:
+    model = AutoModel.from_pretrained(encoder_dir)
+    layer = model.encoder.layer[1].output.dense
+    before, others = layer.weight.detach().clone(), model.encoder.layer[0].output.dense.weight.detach().clone()
+    torch.manual_seed(0)
+    draw_anew(model, layer)
+    assert not torch.equal(layer.weight, before)
+    assert float(layer.weight.std()) == pytest.approx(model.config.initializer_range, rel=0.1)
+    assert not layer.bias.any()
+    assert torch.equal(model.encoder.layer[0].output.dense.weight, others)
+
+
+def test_the_fingerprint_of_rows_changes_with_them_alone(tmp_path: Path) -> None:
+    for name, rows in {"one": ["a", "b"], "same": ["a", "b"], "other": ["a", "c"]}.items():
+        datasets.Dataset.from_dict({"text": rows}).save_to_disk(tmp_path / name)
+    one, same, other = (
+        dataset_fingerprint(datasets.load_from_disk(str(tmp_path / name))) for name in ("one", "same", "other")
+    )
+    assert one == same
+    assert one != other
+
+
+def test_the_command_line_is_not_replaced_by_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning would put the hyper-parameters of the checkpoint over it."""
+
+    class Module(LightningModule):
+        def __init__(self, width: int = 1) -> None:
+            super().__init__()
+            self.save_hyperparameters()
+            self.layer = nn.Linear(1, 1)
+
+    checkpoint = {
+        "hyper_parameters": {"width": 5},
+        "pytorch-lightning_version": "2.6.0",
+        "state_dict": Module().state_dict(),
+    }
+    torch.save(checkpoint, tmp_path / "five.ckpt")
+    monkeypatch.setattr(LightningCLI, "_run_subcommand", lambda *_: None)
+    arguments = ["validate", "--model.width=3", f"--ckpt_path={tmp_path / 'five.ckpt'}"]
+    widths = [
+        kind(Module, args=arguments, save_config_callback=None).model.hparams["width"]
+        for kind in (LightningCLI, CommandLineFirst)
+    ]
+    assert widths == [5, 3]  # or Lightning leaves it alone now

@@ -42,7 +42,6 @@ from sparsity import SparseMethod
 set_parsing_settings(subclasses_enabled=[SparseMethod])  # a dataclass that stands for any of its subclasses
 
 EVENTS = "events.out.tfevents.*"
-PLACES = {"masks": SparseMethod | None, "schedule": StepwiseSchedule | None, "distillation": KnowledgeDistillation | None}
 
 
 class SaveRunConfig(SaveConfigCallback):
@@ -106,9 +105,9 @@ class TrifectaCLI(CommandLineFirst):
         parser.add_argument("--experiment", type=str, default="default", help="name of the run: RUNS/EXPERIMENT/version_N")
         parser.add_argument("--runs", type=str, default="runs", help="directory of all runs")
         parser.add_argument("--version", type=int | None, default=None, help="N of the run; null takes the next free one")
-        parser.add_argument("--masks", type=PLACES["masks"], default=None, help="method of sparse training; null is dense")
-        parser.add_argument("--schedule", type=PLACES["schedule"], default=None, help="of the learning rate")
-        parser.add_argument("--distillation", type=PLACES["distillation"], default=None, help="from one or more teachers")
+        parser.add_argument("--masks", type=SparseMethod | None, default=None, help="sparse training; null is dense")
+        parser.add_argument("--schedule", type=StepwiseSchedule | None, default=None, help="of the learning rate")
+        parser.add_argument("--distillation", type=KnowledgeDistillation | None, default=None, help="from teachers")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(ExportPretrained, "export")
         parser.add_lightning_class_args(GlueSubmission, "submission")
@@ -169,7 +168,7 @@ def loggers_in(run: Path, given: Sequence[Logger], settings: Sequence[Namespace]
     """The loggers of a run: those that were given, or TensorBoard's.
 
     Args:
-        run: its directory. There a logger whose ``save_dir`` is ``.`` or is left out keeps its files.
+        run: its directory. There a logger that is given ``.``, or no directory, keeps its files.
         given: what the command line asks for.
         settings: their arguments.
     """
@@ -178,8 +177,8 @@ def loggers_in(run: Path, given: Sequence[Logger], settings: Sequence[Namespace]
     loggers = []
     for logger, setting in zip(given, settings, strict=True):
         arguments = setting.init_args.as_dict()
-        stays = arguments.get("save_dir", ".") in (".", None)
-        loggers.append(type(logger)(**arguments | {"save_dir": run}) if stays else logger)
+        here = "save_dir" in arguments and arguments["save_dir"] in (".", None)
+        loggers.append(type(logger)(**arguments | {"save_dir": run}) if here else logger)
     return loggers
 
 

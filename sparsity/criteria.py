@@ -30,6 +30,21 @@ def gradient_magnitude(weight: Tensor, gradient: Tensor | None, generator: torch
     return at_least_float32(gradient.detach()).abs()
 
 
+def balanced_gradient_magnitude(weight: Tensor, gradient: Tensor | None, generator: torch.Generator) -> Tensor:
+    """|g| / √(R_i C_j), where R_i and C_j are the mean squares of the gradient's row and of its column.
+
+    R_i C_j over their mean is the rank-one estimate of g² of Adafactor (Shazeer and Stern 2018, arXiv 1804.04235, section 3). A
+    few outlier rows and columns, which would take nearly all growth, weigh no more than the others. A gradient of 0 scores 0.
+    """
+    scores = gradient_magnitude(weight, gradient, generator)
+    if scores.dim() < 2:
+        return scores
+    relative = scores.flatten(1) / scores.max().clamp(min=torch.finfo(scores.dtype).tiny)  # so that no square underflows
+    squares = relative.square()
+    rows, columns = squares.mean(1, keepdim=True).sqrt(), squares.mean(0, keepdim=True).sqrt()
+    return torch.where(relative > 0, relative / rows / columns, 0.0).view_as(scores)
+
+
 def random(weight: Tensor, gradient: Tensor | None, generator: torch.Generator) -> Tensor:
     """Uniform in [0, 1): how SET grows (Mocanu et al. 2018) and how masks are first drawn. Drawn on the CPU."""
     return torch.rand(weight.shape, generator=generator).to(weight.device)

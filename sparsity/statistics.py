@@ -56,6 +56,21 @@ def replaced(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[
     }
 
 
+def concentration(mask: Tensor, share: float = 0.05) -> float:
+    """Share of the active weights that lies in the fullest rows, and in the fullest columns, on average of the two.
+
+    Args:
+        mask: (outputs, inputs); 0.0 where it is empty.
+        share: of the rows, and of the columns, that count as the fullest; at least one. A mask drawn at random comes near it.
+    """
+    matrix = mask.flatten(1)
+    shares = []
+    for dim in (0, 1):
+        counts = matrix.sum(1 - dim)
+        shares.append(float(counts.topk(max(1, round(share * len(counts)))).values.sum()) / max(int(counts.sum()), 1))
+    return sum(shares) / 2
+
+
 @dataclass(frozen=True)
 class Overlap:
     """How much two masks agree. Overlaps of several tensors add up.

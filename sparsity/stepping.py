@@ -137,7 +137,9 @@ class SparseStepping:
         """Put the method's new masks in place. What came and what went starts anew in the optimizer, unless that is kept."""
         moved = on = ever = torch.zeros((), dtype=torch.long)
         tensors = self.tensors(step)
-        for tensor, updated in zip(tensors, self.method.update_masks(tensors, step, self.max_steps), strict=True):
+        masks = self.method.update_masks(tensors, step, self.max_steps)
+        figures = self.method.progress(step, self.max_steps) | self.method.on_update(tensors, masks)
+        for tensor, updated in zip(tensors, masks, strict=True):
             name, weight, changed = tensor.name, self.weights[tensor.name], updated ^ tensor.mask
             self.method.restore(name, weight)
             self.method.prune(name, weight, updated)
@@ -149,8 +151,7 @@ class SparseStepping:
             ever = ever + self.explored[name].sum()
         size = sum(tensor.mask.numel() for tensor in tensors)
         self.density = int(on) / size
-        churn = {"churn": int(moved) / max(int(on), 1), "explored": int(ever) / size}
-        self.last_update = self.method.progress(step, self.max_steps) | churn
+        self.last_update = figures | {"churn": int(moved) / max(int(on), 1), "explored": int(ever) / size}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a continued run needs, safe to load weights-only."""

@@ -183,6 +183,10 @@ class SparseMethod:
     def restore(self, name: str, weight: Tensor) -> None:
         """Put back what :meth:`prune` has taken away, where a method keeps it."""
 
+    def on_update(self, tensors: Sequence[SparseTensor], updated: Sequence[Tensor]) -> dict[str, float]:
+        """Look at an update, for the record: name → value."""
+        return {}
+
     def update_masks(self, tensors: Sequence[SparseTensor], step: int, max_steps: int) -> list[Tensor]:
         """The masks of all tensors after an update: each for itself, unless a method lets them compete."""
         return [self.update_mask(tensor, step, max_steps) for tensor in tensors]

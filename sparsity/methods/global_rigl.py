@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sparsity import criteria
 from sparsity.masks import top_k_mask
 from sparsity.methods.rigl import RigL
 from sparsity.methods.tensor import SparseTensor
@@ -40,9 +41,14 @@ class GlobalRigL(RigL):
             if units.any():
                 scores.view(-1)[scores.argmax()] = torch.inf
         active, last = sum(int(units.sum()) for units in on), sum(bool(units.any()) for units in on)
-        kept = top_k_mask(torch.cat(keep, 1), active - min(int(fraction * active), active - last))
+        replaced = min(int(fraction * active), active - last)
+        kept = top_k_mask(torch.cat(keep, 1), active - replaced)
+        at_random = int(self.random_share * replaced)
         grow = torch.cat([self.grow_scores(tensor) for tensor in tensors], 1)
-        grown = top_k_mask(grow.masked_fill_(kept, torch.inf), active)
+        grown = top_k_mask(grow.masked_fill_(kept, torch.inf), active - at_random)
+        if at_random:
+            chance = torch.cat([tensor.score(criteria.random) for tensor in tensors], 1)
+            grown = top_k_mask(chance.masked_fill_(grown, torch.inf), active)
         return {
             tensor.name: tensor.structure.expand(units, tensor.mask.shape)
             for tensor, units in zip(tensors, grown.split(sizes, 1), strict=True)

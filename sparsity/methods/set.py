@@ -1,6 +1,7 @@
 """Drop and grow: SET."""
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -11,6 +12,7 @@ from sparsity import criteria, schedules
 from sparsity.masks import top_k_mask
 from sparsity.methods.static import Static
 from sparsity.methods.tensor import SparseTensor
+from sparsity.statistics import concentration
 from sparsity.structures import UNSTRUCTURED, Structure
 
 if TYPE_CHECKING:
@@ -18,7 +20,13 @@ if TYPE_CHECKING:
 
 
 def drop_and_grow(
-    mask: Tensor, keep_scores: Tensor, grow_scores: Tensor, fraction: float, structure: Structure = UNSTRUCTURED
+    mask: Tensor,
+    keep_scores: Tensor,
+    grow_scores: Tensor,
+    fraction: float,
+    structure: Structure = UNSTRUCTURED,
+    random_scores: Tensor | None = None,
+    random_share: float = 0.0,
 ) -> Tensor:
     """One drop-and-grow update of a mask (Evci et al. 2020, Alg. 1).
 
@@ -30,11 +38,17 @@ def drop_and_grow(
         mask: of the weights.
         keep_scores: of the units, as :meth:`~sparsity.structures.Structure.units` makes them; likewise ``grow_scores``.
         fraction: share of the active units to replace.
+        random_scores: of the units, by which the last int(random_share · k) come instead; None where there are none.
+        random_share: share of those that come.
     """
     on = structure.active(mask)
     active = int(on.sum())
-    kept = top_k_mask(keep_scores.masked_fill(~on, -torch.inf), active - int(fraction * active))
-    grown = structure.select(grow_scores.masked_fill(kept, torch.inf), active * structure.unit_size)
+    replaced = int(fraction * active)
+    kept = top_k_mask(keep_scores.masked_fill(~on, -torch.inf), active - replaced)
+    at_random = 0 if random_scores is None else int(random_share * replaced)
+    grown = structure.select(grow_scores.masked_fill(kept, torch.inf), (active - at_random) * structure.unit_size)
+    if random_scores is not None and at_random:
+        grown = structure.select(random_scores.masked_fill(kept | grown, torch.inf), active * structure.unit_size)
     return structure.expand(grown, mask.shape)
 
 
@@ -89,6 +103,26 @@ class SET(Static):
     def update_mask(self, tensor: SparseTensor, step: int, max_steps: int) -> Tensor:
         fraction = self.drop_fraction_at(step, max_steps)
         return drop_and_grow(tensor.mask, self.keep_scores(tensor), self.grow_scores(tensor), fraction, tensor.structure)
+
+    def on_update(self, tensors: Sequence[SparseTensor], updated: Sequence[Tensor]) -> dict[str, float]:
+        """Where what came is, and whether what came at the update before is still on.
+
+        Returns:
+            ``growth_concentration`` (:func:`~sparsity.statistics.concentration` of what came, over all tensors) and, from the
+            second update on, ``survival``, the share of what came at the one before.
+        """
+        grown = self.memory.setdefault("grown", {})  # indices of what came last
+        came = stayed = on_top = 0.0
+        total = 0
+        for tensor, mask in zip(tensors, updated, strict=True):
+            new = mask & ~tensor.mask
+            if (before := grown.get(tensor.name)) is not None:
+                came, stayed = came + len(before), stayed + float(mask.flatten()[before].sum())
+            count = int(new.sum())
+            total, on_top = total + count, on_top + count * concentration(new)
+            grown[tensor.name] = new.flatten().nonzero().squeeze(1)
+        figures = {"growth_concentration": on_top / total} if total else {}
+        return figures | ({"survival": stayed / came} if came else {})
 
     def keep_scores(self, tensor: SparseTensor) -> Tensor:
         """What goes: the active units with the smallest of these scores."""

@@ -166,7 +166,7 @@ def test_another_tokenizer_is_a_clear_error(
 
 
 def test_a_teacher_that_is_not_there_is_a_clear_error(tmp_path: Path, text_data: Data) -> None:
-    with pytest.raises(ValueError, match="nowhere: no tokenizer there"):
+    with pytest.raises(FileNotFoundError, match="nowhere: no such file or directory, where a teacher is expected"):
         run(tmp_path, text_data(), KnowledgeDistillation(str(tmp_path / "nowhere")))
 
 

@@ -282,7 +282,7 @@ def test_checkpoint_restores_masks_with_grown_zeros(tmp_path: Path, text_data: D
     assert_identical(dict(restored.masks), dict(rigl.masks))
     assert_identical(dict(restored.stepping.explored), dict(rigl.stepping.explored))
     assert restored.stepping.initial_nnz == rigl.stepping.initial_nnz
-    assert restored.last_update == rigl.stepping.last_update
+    assert restored.stepping.last_update == rigl.stepping.last_update
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,138 @@
+"""What grows: the balanced gradient by hand and against outliers, a random share to the unit, and what an update reports."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from sparsity import GlobalRigL, RigL, SparseStepping, SparseTensor, criteria, drop_and_grow, parse_structure, statistics
+
+GENERATOR = torch.Generator()
+
+
+def balanced(gradient: Tensor) -> Tensor:
+    return criteria.balanced_gradient_magnitude(torch.zeros_like(gradient), gradient, GENERATOR)
+
+
+def test_the_balanced_gradient_by_hand() -> None:
+    """Mean squares of the rows (3, 4) and (0, 12) are 12.5 and 72, of the columns 4.5 and 80."""
+    gradient = torch.tensor([[3.0, -4.0], [0.0, 12.0]])
+    expected = torch.tensor([[3 / (12.5 * 4.5) ** 0.5, 4 / (12.5 * 80) ** 0.5], [0.0, 12 / (72 * 80) ** 0.5]])
+    scores = balanced(gradient)
+    torch.testing.assert_close(scores / scores[0, 0], expected / expected[0, 0])
+
+
+@given(st.integers(0, 999), st.sampled_from([1e-30, 1.0, 1e30]), st.sampled_from([torch.float32, torch.bfloat16]))
+@settings(deadline=None, max_examples=50)
+def test_scaling_a_row_or_a_column_changes_no_rank(seed: int, scale: float, dtype: torch.dtype) -> None:
+    """Row and column factors drop out, so a gradient u vᵀ is balanced to ones; nothing is ever NaN."""
+    generator = torch.Generator().manual_seed(seed)
+    rows, columns = (torch.rand(size, generator=generator) + 0.1 for size in (5, 7))
+    rows[1] *= 1000
+    scores = balanced((rows[:, None] * columns * scale).to(dtype))
+    torch.testing.assert_close(scores, torch.ones(5, 7) * scores.mean(), rtol=0.02, atol=0)
+    assert not balanced(torch.zeros(5, 7, dtype=dtype)).any()
+
+
+def test_outlier_rows_take_all_growth_by_gradient_and_their_share_when_balanced() -> None:
+    torch.manual_seed(0)
+    gradient = torch.randn(40, 60)
+    gradient[:2] *= 100
+    mask = torch.zeros(40, 60, dtype=torch.bool)
+    mask[:, :12] = True
+    shares = []
+    for growth in ("gradient", "balanced_gradient"):
+        method = RigL(growth=growth, drop_fraction=0.2)
+        tensor = SparseTensor(name="w", weight=torch.randn(40, 60) * mask, mask=mask, gradient=gradient)
+        grown = method.update_mask(tensor, 0, 100) & ~mask
+        assert int(grown.sum()) > 60
+        shares.append(float(grown[:2].sum() / grown.sum()))
+    assert shares[0] == 1.0
+    assert shares[1] < 0.15
+
+
+@given(
+    st.sampled_from(["unstructured", "rows", "2:4", "4x2"]),
+    st.floats(0, 1),
+    st.floats(0, 1),
+    st.sampled_from(["gradient", "balanced_gradient"]),
+    st.integers(0, 999),
+)
+@settings(deadline=None, max_examples=100)
+def test_a_random_share_keeps_the_number_of_weights_and_what_was_kept(
+    structure: str, fraction: float, share: float, growth: str, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    kind = parse_structure(structure)
+    mask = kind.expand(kind.select(kind.units(torch.rand(16, 8)), 64), (16, 8))
+    weight, gradient = torch.randn(16, 8) * mask, torch.randn(16, 8)
+    method = RigL(drop_fraction=fraction, growth=growth, random_share=share, structure=structure, sparsity=0.5)
+    tensor = SparseTensor(name="w", weight=weight, mask=mask, gradient=gradient, structure=kind, seed=seed, step=3)
+    updated = method.update_mask(tensor, 0, 100)
+    assert int(updated.sum()) == 64
+    units = kind.active(mask)
+    keep = kind.units(weight.abs()).masked_fill(~units, -torch.inf).flatten()
+    kept = keep.topk(int(units.sum()) - int(fraction * int(units.sum()))).indices
+    assert bool(kind.active(updated).flatten()[kept].all())
+
+
+def test_the_random_share_is_a_count() -> None:
+    """Of ten that come three are random: they miss the ten largest gradients, which are in the last row, but for chance."""
+    mask = torch.zeros(20, 50, dtype=torch.bool)
+    mask[0, :20] = True
+    gradient = torch.zeros(20, 50)
+    gradient[19] = torch.arange(50) + 1.0
+    keep, chance = torch.rand(1, 1000), torch.rand(1, 1000)
+    chance.view(20, 50)[19] = -1.0  # never by chance
+    updated = drop_and_grow(mask, keep, gradient.view(1, -1), 0.5, random_scores=chance, random_share=0.39)
+    assert int(updated[19].sum()) == 7
+    assert int(updated.sum()) == 20
+
+
+def test_global_growth_has_a_random_share_too() -> None:
+    torch.manual_seed(0)
+    tensors = [
+        SparseTensor(
+            name=name, weight=torch.randn(10, 10), mask=torch.rand(10, 10) < 0.4, gradient=torch.randn(10, 10), step=1
+        )
+        for name in ("a", "b")
+    ]
+    total = sum(int(tensor.mask.sum()) for tensor in tensors)
+    masks = {share: GlobalRigL(random_share=share).update_masks(tensors, 0, 100) for share in (0.0, 0.5)}
+    assert all(sum(int(mask.sum()) for mask in updated) == total for updated in masks.values())
+    assert not torch.equal(masks[0.0][0], masks[0.5][0])
+
+
+@pytest.mark.parametrize(("settings", "value"), [({"growth": "momentum"}, "momentum"), ({"random_share": 1.1}, "1.1")])
+def test_growth_that_there_is_not_is_refused(settings: dict[str, object], value: str) -> None:
+    with pytest.raises(ValueError, match=f"growth of gradient, balanced_gradient and random_share .* got .*{value}"):
+        RigL(**settings)
+
+
+def test_concentration_is_the_share_of_the_fullest_rows_and_columns() -> None:
+    mask = torch.zeros(20, 40, dtype=torch.bool)
+    mask[3, :10] = True  # one row of 20 has all; of 40 columns the fullest two have two of ten
+    assert statistics.concentration(mask) == pytest.approx((1.0 + 0.2) / 2)
+    assert statistics.concentration(torch.zeros(20, 40, dtype=torch.bool)) == 0.0
+    assert statistics.concentration(torch.ones(20, 40, dtype=torch.bool)) == pytest.approx(0.05)
+
+
+def test_an_update_reports_the_survival_of_what_came_before_it() -> None:
+    torch.manual_seed(0)
+    weight = nn.Parameter(torch.randn(10, 20))
+    sparse = SparseStepping(RigL(sparsity=0.5, every=1, stop=1.0, drop_fraction=0.4), {"w": weight}, max_steps=4)
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    came, reported = None, []
+    for step in range(3):
+        before = sparse.masks["w"]
+        weight.grad = torch.randn(10, 20)
+        sparse.step(optimizer, step)
+        if step:
+            after = sparse.masks["w"]
+            assert sparse.last_update["growth_concentration"] == pytest.approx(statistics.concentration(after & ~before))
+            if came is not None:
+                assert sparse.last_update["survival"] == pytest.approx(float(after[came].float().mean()))
+            came = after & ~before
+            reported.append("survival" in sparse.last_update)
+    assert reported == [False, True]

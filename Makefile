@@ -34,7 +34,7 @@ test: $(VENV)/installed ## run every check: lint, format, types, tests
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(RUN) -m pytest
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 tensorboard: $(VENV)/installed ## show all runs at http://localhost:6006
 	$(VENV)/bin/tensorboard --logdir runs

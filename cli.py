@@ -67,7 +67,9 @@ class SaveRunConfig(SaveConfigCallback):
         if trainer.is_global_zero:
             run = Path(trainer.default_root_dir)
             run.mkdir(parents=True, exist_ok=True)
-            self.parser.save(self.config, run / "config.yaml", skip_none=False, overwrite=True, multifile=False)
+            again = self.config.clone()
+            again.version = again.ckpt_path = None  # so that a run from this file is a new one
+            self.parser.save(again, run / "config.yaml", skip_none=False, overwrite=True, multifile=False)
             for logger in trainer.loggers:
                 logger.log_hyperparams(pl_module.hparams_initial)
 
@@ -77,8 +79,9 @@ class SaveRunConfig(SaveConfigCallback):
         run = Path(trainer.default_root_dir)
         for events in set(run.glob(EVENTS)) - set(self.kept):  # TensorBoard opens its file before anything can refuse
             events.unlink()
-        with contextlib.suppress(OSError):  # not empty, or not there
-            run.rmdir()
+        for directory in (*sorted(filter(Path.is_dir, run.rglob("*")), reverse=True), run, run.parent):
+            with contextlib.suppress(OSError):  # not empty, or not there
+                directory.rmdir()
 
 
 def latest_checkpoint(experiment: Path) -> Path | None:
@@ -117,6 +120,7 @@ class TrifectaCLI(CommandLineFirst):
                 "checkpoint.auto_insert_metric_name": False,
                 "checkpoint.save_last": True,
                 "checkpoint.every_n_train_steps": 1000,
+                "checkpoint.enable_version_counter": False,  # one last.ckpt, whatever wrote the one before
             }
         )
 
@@ -129,8 +133,18 @@ class TrifectaCLI(CommandLineFirst):
         model, data = config.model.get("init_args", {}), config.data.get("init_args", {})
         if model.get("pretrained") and "tokenizer" in data and data.tokenizer is None:
             data.tokenizer = model.pretrained  # a pretrained model speaks its own tokenizer
+        if Path(config.experiment).name != config.experiment or config.experiment in ("", "."):
+            raise ValueError(f"experiment is {config.experiment!r}; expected a name, of a directory in {config.runs}")
+        if config.version is not None and config.version < 0:
+            raise ValueError(f"version is {config.version}; expected 0 or more")
         if config.get("ckpt_path") == "last":
+            if config.checkpoint.dirpath is not None:
+                raise ValueError(
+                    "ckpt_path last is looked for where runs keep theirs, not in checkpoint.dirpath: name the file"
+                )
             checkpoint = latest_checkpoint(Path(config.runs, config.experiment))
+            if checkpoint is None and self.subcommand != "fit":
+                raise ValueError(f"ckpt_path last: {Path(config.runs, config.experiment)} has no checkpoint yet")
             config.ckpt_path = str(checkpoint) if checkpoint else None
             print(f"ckpt_path last: {checkpoint or 'there is no checkpoint yet, so this is a new run'}", file=sys.stderr)
 
@@ -143,6 +157,8 @@ class TrifectaCLI(CommandLineFirst):
         quiet_lightning(resumes=config.ckpt_path is not None)
         if made.checkpoint.dirpath is None:
             made.checkpoint.dirpath = str(run.absolute() / "checkpoints")
+        if made.trainer.fast_dev_run:
+            made.checkpoint.save_last = False  # which Lightning would write all the same
         self.save_config_kwargs = {"kept": list(run.glob(EVENTS))}
         masks = None if made.masks is None else SparseTraining(made.masks)
         placed = [callback for callback in (made.schedule, made.distillation, masks) if callback is not None]
@@ -176,7 +192,7 @@ def loggers_in(run: Path, given: Sequence[Logger], settings: Sequence[Namespace]
         return [TensorBoardLogger(run.parent.parent, name=run.parent.name, version=run.name, default_hp_metric=False)]
     loggers = []
     for logger, setting in zip(given, settings, strict=True):
-        arguments = setting.init_args.as_dict()
+        arguments = setting.init_args.as_dict() | setting.get("dict_kwargs", Namespace()).as_dict()
         here = "save_dir" in arguments and arguments["save_dir"] in (".", None)
         loggers.append(type(logger)(**arguments | {"save_dir": run}) if here else logger)
     return loggers
@@ -213,6 +229,12 @@ def build(arguments: list[str] | None = None, kind: type[TrifectaCLI] = Trifecta
 
 
 class _PlannedFit(TrifectaCLI):
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Also what the configuration of a run has of its own."""
+        super().add_arguments_to_parser(parser)
+        parser.add_argument("--ckpt_path", type=str | None, default=None)
+        parser.add_argument("--weights_only", type=bool | None, default=None)
+
     def instantiate_classes(self) -> None:
         """All objects but the trainer."""
         self.config_init = self.parser.instantiate_classes(self.config)

@@ -10,6 +10,7 @@ from types import ModuleType
 
 import pytorch_lightning
 from pytorch_lightning import Callback, LightningDataModule, LightningModule
+from pytorch_lightning import callbacks as lightning_callbacks
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 import callbacks
@@ -46,7 +47,8 @@ def class_help(arguments: Sequence[str]) -> str | None:
     """What ``--model.help`` and the like show where no class is named; None where the command asks for something else."""
     for argument, following in itertools.pairwise([*arguments, "--"]):
         option = argument.removeprefix("--").removesuffix(".help")
-        if argument == f"--{option}.help" and option in CHOICES and following.startswith("--"):
+        named = "." in following or following in CHOICES.get(option, {}) or hasattr(lightning_callbacks, following)
+        if argument == f"--{option}.help" and option in CHOICES and not named:
             first = f"--{option} takes one of these, or a dotted path to a class; {argument} NAME lists its settings."
             lines = [f"  {name:<20} {(kind.__doc__ or '').splitlines()[0]}" for name, kind in CHOICES[option].items()]
             return "\n".join([first, *lines])

@@ -50,7 +50,8 @@ def report_runs(arguments: list[str]) -> None:
     if options.format == "terminal":
         for run in map(best_run, by_model(runs).values()):
             exported = ", Hugging Face model in export/" if (run.directory / "export").is_dir() else ""
-            print(f"{run.directory}: TensorBoard events{exported}")
+            events = ", TensorBoard events" if any(run.directory.glob("events.out.tfevents.*")) else ""
+            print(f"{run.directory}: summary.json{events}{exported}")
         print("Curves: make tensorboard, then http://localhost:6006")
     if options.plot is not None:
         from reports.plot import save_spread  # only here, for the time that matplotlib takes

@@ -42,6 +42,9 @@ def replacing(final: Path) -> Iterator[Path]:
     recover(final)
 
 
+OCCUPIED = ("checkpoints", "export", "config.yaml", "summary.json")
+
+
 class ExportPretrained(Callback):
     """Writes ``export/`` when the fit has ended, and named directories beside it at chosen steps.
 
@@ -54,6 +57,9 @@ class ExportPretrained(Callback):
     """
 
     def __init__(self, directory: str | None = None, at_steps: dict[int, str] | None = None) -> None:
+        for name in (at_steps or {}).values():
+            if Path(name).name != name or name.startswith(".") or name in OCCUPIED:
+                raise ValueError(f"export.at_steps: {name!r} is no name for an export; expected a new directory of the run")
         self.directory, self.at_steps = directory, at_steps or {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

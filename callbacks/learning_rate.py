@@ -4,7 +4,7 @@ They are built when the fit starts, over ``trainer.max_steps``, and handed to Li
 like a scheduler of the module.
 """
 
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities.types import LRSchedulerConfig
@@ -25,6 +25,14 @@ class StepwiseSchedule(Callback):
     def build(self, optimizer: Optimizer, max_steps: int) -> LRScheduler:
         """The torch scheduler for a run of ``max_steps`` optimizer steps."""
         raise NotImplementedError
+
+    @property
+    def state_key(self) -> str:
+        """Says of which kind the schedule is that Lightning keeps."""
+        return f"StepwiseSchedule[{type(self).__name__}]"
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"max_lr": self.max_lr}
 
     def peaks(self, optimizer: Optimizer) -> list[float]:
         """Peak learning rate of each parameter group; the groups keep the ratios of their rates."""

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from typing import cast
+from typing import Any, cast
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
@@ -17,7 +17,8 @@ from callbacks.figures import (
     replaced_figure,
     tensorboards,
 )
-from callbacks.sparse_training import sparse_training
+from callbacks.learning_rate import StepwiseSchedule
+from callbacks.sparse_training import SparseTraining, sparse_training
 from objectives.parameter_groups import embedding_parameters, encoder_weights
 from sparsity import SparseStepping, check_patterns, matching
 from sparsity.statistics import dead_neurons, dead_rows, replaced
@@ -71,6 +72,17 @@ class SparsityMonitor(Callback):
     def __init__(self, figures: bool = True, mask: str | None = None) -> None:
         self.figures, self.mask = figures, mask
 
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Refuse to go on dense with a model that is sparse.
+
+        Raises:
+            ValueError: the checkpoint has masks, and the run has no method.
+        """
+        given: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        saved = [key[15:-1] for key in checkpoint["callbacks"] if key.startswith("SparseTraining[")]
+        if saved and not any(isinstance(callback, SparseTraining) for callback in given):
+            raise ValueError(f"the checkpoint has the masks of {saved[0]}, and the run would go on without: give it again")
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._seen: tuple[int, Mapping[str, Tensor]] | None = None
         self._show(trainer, pl_module)
@@ -118,6 +130,21 @@ class SparsityMonitor(Callback):
 
 class StepMonitor(Callback):
     """Learning rate and momentum of each step, and tokens a second of all ranks with validation left out."""
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Refuse to go on without the schedule of the learning rate, or with one of another kind.
+
+        Raises:
+            ValueError: the checkpoint's schedule is not the run's.
+        """
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        given = {callback.state_key for callback in callbacks if isinstance(callback, StepwiseSchedule)}
+        saved = {key for key in checkpoint["callbacks"] if key.startswith("StepwiseSchedule[")}
+        if saved and saved != given:
+            kinds = [", ".join(sorted(key[17:-1] for key in keys)) or "none" for keys in (saved, given)]
+            raise ValueError(
+                f"the checkpoint's schedule of the learning rate is {kinds[0]}, that of the run {kinds[1]}: keep it"
+            )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._tokens, self._start = 0, time.perf_counter()

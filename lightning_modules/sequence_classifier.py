@@ -159,6 +159,13 @@ class SequenceClassifier(TransformerModule[SequenceBatch]):
         return layer_scales(self.model, self.hparams["layer_decay"])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the weights; those of another task cannot answer, and a fit does not go on with them.
+
+        Raises:
+            ValueError: a fit of another task.
+        """
         super().on_load_checkpoint(checkpoint)
         if has_trainer(self) and (wrong := misfit(checkpoint["model_config"], self.task)):
             self.unfit = f"the checkpoint: {wrong}"
+            if self.trainer.state.fn == "fit":
+                raise ValueError(self.unfit)

@@ -138,6 +138,19 @@ def test_a_run_goes_on_where_its_last_epoch_ended(glue_dir: Path, encoder_dir: P
     assert_identical(*weights)
 
 
+def test_a_run_of_one_task_does_not_go_on_as_one_of_another(
+    capsys: pytest.CaptureFixture[str], glue_dir: Path, encoder_dir: Path, tmp_path: Path
+) -> None:
+    """Or the score of one would be filed under the other: all are runs of one experiment."""
+    where = (f"--runs={tmp_path}", "--trainer.max_epochs=1")
+    train.main(command("fit", "MRPC", glue_dir, encoder_dir, *where))
+    summary = (tmp_path / "glue" / "version_0" / "summary.json").read_bytes()
+    line = complaint(capsys, *command("fit", "QNLI", glue_dir, encoder_dir, *where, "--ckpt_path=last"))
+    assert line.startswith("error: the checkpoint: ")
+    assert "MRPC" in line
+    assert (tmp_path / "glue" / "version_0" / "summary.json").read_bytes() == summary
+
+
 @pytest.fixture(scope="module")
 def blunders(tmp_path_factory: pytest.TempPathFactory, documents: list[str]) -> Path:
     """Models that do not fit: without a head, with another vocabulary, of few positions, and a file that is none."""

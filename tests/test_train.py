@@ -328,7 +328,7 @@ def contents(directory: Path) -> dict[str, bytes]:
         (["--trainer.max_steps=8"], "the checkpoint's cycle is of 4 steps"),
         (["--masks=RigL"], "the checkpoint has no masks"),
         (["--data.length=33"], "the model has positions for 32 tokens only"),
-        (["--trainer.callbacks+=LinearWarmupDecay"], "a second learning-rate schedule"),
+        (["--trainer.callbacks+=LinearWarmupDecay"], "that of the run LinearWarmupDecay, OneCycleLR: keep it"),
         (
             ["--model.lr=0.1", "--trainer.callbacks=null", "--schedule=OneCycleLR", "--schedule.max_lr=0.2"],
             "both set the peak",
@@ -427,3 +427,65 @@ def test_the_traceback_on_demand_at_every_entry(entry: str, monkeypatch: pytest.
     monkeypatch.setenv("TRIFECTA_TRACEBACK", "1")
     with pytest.raises((ValueError, OSError, ArgumentError)):
         run(arguments[entry])
+
+
+def test_a_sparse_run_does_not_go_on_dense(capsys: pytest.CaptureFixture[str], tmp_path: Path, config: str) -> None:
+    command = ["fit", "--config", config, *QUIET, "--runs", str(tmp_path / "runs")]
+    train.main([*command, "--masks=RigL"])
+    before = contents(tmp_path / "runs")
+    line = complaint(
+        capsys, *command, "--ckpt_path=last", "--trainer.max_steps=8", "--trainer.callbacks=null", "--schedule=null"
+    )
+    assert "that of the run none: keep it" in line
+    line = complaint(capsys, *command, "--ckpt_path=last")
+    assert "the checkpoint has the masks of RigL, and the run would go on without" in line
+    assert contents(tmp_path / "runs") == before
+
+
+def test_last_is_the_last_whatever_the_interval_was(tmp_path: Path, config: str) -> None:
+    command = ["fit", "--config", config, *QUIET, "--runs", str(tmp_path / "runs"), "--version=0"]
+    for every in (2, 3, 2):
+        options = [f"--checkpoint.every_n_train_steps={every}", "--ckpt_path=last"]
+        cli = train.main([*command, *options, "--trainer.callbacks=null", f"--trainer.max_steps={6 + every}"])
+        files = sorted(path.name for path in (tmp_path / "runs" / "tiny" / "version_0" / "checkpoints").glob("last*"))
+        assert files == ["last.ckpt"]
+    assert torch.load(tmp_path / "runs" / "tiny" / "version_0" / "checkpoints" / "last.ckpt")["global_step"] >= 8
+    assert cli.trainer.global_step >= 8
+
+
+def test_the_config_of_a_run_makes_the_same_run_anew(finished: Path) -> None:
+    """Also where it was continued, or had a version of its own."""
+    run = finished / "tiny" / "version_0"
+    train.main(["fit", "--config", str(run / "config.yaml"), *QUIET, "--version=7", "--experiment=named"])
+    config = str(finished / "named" / "version_7" / "config.yaml")
+    train.main(["fit", "--config", config, *QUIET])
+    first, again = (json.loads((finished / "named" / f"version_{n}" / "summary.json").read_text()) for n in (7, 8))
+    assert first["eval_loss"] == again["eval_loss"] == json.loads((run / "summary.json").read_text())["eval_loss"]
+
+
+def test_fast_dev_run_leaves_nothing(tmp_path: Path, config: str) -> None:
+    train.main(["fit", "--config", config, *QUIET, f"--runs={tmp_path / 'runs'}", "--trainer.fast_dev_run=true"])
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--version=-3"], "version is -3; expected 0 or more"),
+        (["--experiment=../elsewhere"], "experiment is '../elsewhere'; expected a name"),
+        (["--experiment="], "experiment is ''; expected a name"),
+        (["--export.at_steps={2: checkpoints}"], "'checkpoints' is no name for an export"),
+        (["--export.at_steps={2: ../up}"], "'../up' is no name for an export"),
+    ],
+)
+def test_nothing_is_written_outside_the_run(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, config: str, options: list[str], message: str
+) -> None:
+    line = complaint(capsys, "fit", "--config", config, *QUIET, f"--runs={tmp_path / 'runs'}", *options)
+    assert message in line
+    assert not (tmp_path / "runs").exists()
+
+
+def test_what_is_not_there_is_not_scored(capsys: pytest.CaptureFixture[str], tmp_path: Path, config: str) -> None:
+    line = complaint(capsys, "validate", "--config", config, *QUIET, f"--runs={tmp_path}", "--ckpt_path=last")
+    assert "has no checkpoint yet" in line

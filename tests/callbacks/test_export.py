@@ -74,6 +74,8 @@ def test_masks_travel_with_the_export(tmp_path: Path, text_data: Data) -> None:
         "drop_fraction": 0.3,
         "every": 4,
         "stop": 1.0,
+        "growth": "gradient",
+        "random_share": 0.0,
         "initial_nnz": rigl.stepping.initial_nnz,
     }
     for name, weight in parameters(trainer).items():

@@ -32,6 +32,7 @@ METHODS: dict[str, list[str]] = {
     "static": ["--masks=Static"],
     "rigl": ["--masks=RigL"],
     "rigl_rows": ["--masks=RigL", "--masks.structure=rows"],
+    "rigl_balanced": ["--masks=RigL", "--masks.growth=balanced_gradient"],
     "set": ["--masks=SET"],
     "rigl_global": ["--masks=GlobalRigL"],
     "gmp": ["--masks=GMP"],

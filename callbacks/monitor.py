@@ -80,7 +80,7 @@ class SparsityMonitor(Callback):
         """
         given: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         saved = [key[15:-1] for key in checkpoint["callbacks"] if key.startswith("SparseTraining[")]
-        if saved and not any(isinstance(callback, SparseTraining) for callback in given):
+        if trainer.state.fn == "fit" and saved and not any(isinstance(callback, SparseTraining) for callback in given):
             raise ValueError(f"the checkpoint has the masks of {saved[0]}, and the run would go on without: give it again")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -140,7 +140,7 @@ class StepMonitor(Callback):
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         given = {callback.state_key for callback in callbacks if isinstance(callback, StepwiseSchedule)}
         saved = {key for key in checkpoint["callbacks"] if key.startswith("StepwiseSchedule[")}
-        if saved and saved != given:
+        if trainer.state.fn == "fit" and saved and saved != given:
             kinds = [", ".join(sorted(key[17:-1] for key in keys)) or "none" for keys in (saved, given)]
             raise ValueError(
                 f"the checkpoint's schedule of the learning rate is {kinds[0]}, that of the run {kinds[1]}: keep it"

@@ -43,7 +43,7 @@ def test_pretraining_runs_have_the_table_of_pretraining_and_where_things_are(
     report.run([str(tmp_path)])
     printed = capsys.readouterr().out
     assert "2.5000 3.0000 3.0000 0.7071" in printed
-    assert f"{run}: TensorBoard events, Hugging Face model in export/\n" in printed
+    assert f"{run}: summary.json, Hugging Face model in export/\n" in printed
     assert str(worse) not in printed
     assert "bert_HF" not in printed
     report.run([str(tmp_path), "--runs", "--format", "csv"])

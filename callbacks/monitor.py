@@ -18,7 +18,7 @@ from callbacks.figures import (
     tensorboards,
 )
 from callbacks.learning_rate import StepwiseSchedule
-from callbacks.sparse_training import SparseTraining, sparse_training
+from callbacks.sparse_training import SparseTraining, saved_method, sparse_training
 from objectives.parameter_groups import embedding_parameters, encoder_weights
 from sparsity import SparseStepping, check_patterns, matching
 from sparsity.statistics import dead_neurons, dead_rows, replaced
@@ -79,9 +79,9 @@ class SparsityMonitor(Callback):
             ValueError: the checkpoint has masks, and the run has no method.
         """
         given: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        saved = [key[15:-1] for key in checkpoint["callbacks"] if key.startswith("SparseTraining[")]
+        saved = saved_method(checkpoint)
         if trainer.state.fn == "fit" and saved and not any(isinstance(callback, SparseTraining) for callback in given):
-            raise ValueError(f"the checkpoint has the masks of {saved[0]}, and the run would go on without: give it again")
+            raise ValueError(f"the checkpoint has the masks of {saved}, and the run would go on without: give it again")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._seen: tuple[int, Mapping[str, Tensor]] | None = None

@@ -4,6 +4,7 @@ The model stays an ordinary one. A callback holds a method and runs it: before e
 reduction over ranks and the unscaling of mixed precision, and before clipping. When is said here, what in ``sparsity``.
 """
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -61,9 +62,9 @@ class SparseTraining(Callback):
         Raises:
             ValueError: the checkpoint is of a run without masks, or with those of another method.
         """
-        saved = [key[15:-1] for key in checkpoint["callbacks"] if key.startswith("SparseTraining[")]
         if self.state_key not in checkpoint["callbacks"]:
-            found = f"the masks of {saved[0]}" if saved else "no masks"
+            saved = saved_method(checkpoint)
+            found = f"the masks of {saved}" if saved else "no masks"
             raise ValueError(f"the checkpoint has {found}: {type(self.method).__name__} cannot go on with it")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -202,6 +203,12 @@ class Movement(SparseTraining):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(methods.Movement(**settings))
+
+
+def saved_method(checkpoint: Mapping[str, Any]) -> str | None:
+    """The class of the method whose masks a checkpoint has; None where its run was dense."""
+    keys = (key.partition("[") for key in checkpoint["callbacks"])
+    return next((name.removesuffix("]") for kind, _, name in keys if kind == "SparseTraining"), None)
 
 
 def sparse_training(trainer: Trainer) -> SparseStepping | None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -25,6 +26,7 @@ from sparsity.statistics import dead_neurons, dead_rows, replaced
 
 FEED_FORWARD = ("*.intermediate.*", "*.mlp.*", "*.ffn.*")
 """Where a layer's feed-forward matrices are in BERT and RoBERTa, in ModernBERT and in DistilBERT."""
+MANY_DEAD = 0.05  # share of the inputs and outputs of sparse layers, beyond those at the start
 
 
 def sparsity_totals(model: PreTrainedModel, sparse: SparseStepping | None) -> dict[str, float]:
@@ -85,6 +87,7 @@ class SparsityMonitor(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._seen: tuple[int, Mapping[str, Tensor]] | None = None
+        self._dead: int | None = None  # neurons, at the start
         self._show(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -111,6 +114,7 @@ class SparsityMonitor(Callback):
         self._seen = trainer.global_step, masks  # no copies: an update puts other tensors in their place
         came = replaced(before, masks)
         scalars: dict[str, float] = {**sparsity_totals(model, sparse), **dead_counts(model, masks)}
+        self._warn_of_collapse(model, masks, int(scalars["dead_neurons"]), trainer.global_step)
         scalars |= {f"density/{name}": nnz / masks[name].numel() for name, nnz in sparse.masks.nnz().items()}
         scalars |= {f"replaced/{name}": share for name, share in came.items()} if any(came.values()) else {}
         for logger in trainer.loggers:
@@ -126,6 +130,19 @@ class SparsityMonitor(Callback):
             }.items():
                 if figure is not None:
                     add_figure(trainer, f"sparsity/{tag}", figure)
+
+    def _warn_of_collapse(self, model: PreTrainedModel, masks: Mapping[str, Tensor], dead: int, step: int) -> None:
+        """Say it once when many more neurons than at the start have no weight: what can be learnt has become less."""
+        if self._dead is None:
+            self._dead = dead
+        neurons = sum(sum(mask.flatten(1).shape) for mask in linear_masks(model, masks).values())
+        if self._dead + MANY_DEAD * neurons < dead:
+            rank_zero_warn(
+                f"step {step}: {dead:,} of {neurons:,} inputs and outputs of sparse layers have no active weight, {self._dead:,} "
+                "when training started: the masks collapse onto a few neurons. rigl/growth_concentration says whether growth "
+                "does it; masks.growth=balanced_gradient, masks.random_share or masks.structure=rows prevent it"
+            )
+            self._dead = neurons  # once is enough
 
 
 class StepMonitor(Callback):

@@ -8,7 +8,7 @@ def update_due(step: int, every: int, start: float, stop: float) -> bool:
     return start < step < stop and step % every == 0
 
 
-def cosine_drop_fraction(step: int, stop: float, initial: float) -> float:
+def cosine_drop_fraction(step: float, stop: float, initial: float) -> float:
     """f(t) = α/2 · (1 + cos(π t / T_end)): share of a tensor's active weights replaced (Evci et al. 2020, section 3)."""
     return initial / 2 * (1 + math.cos(math.pi * step / stop))
 

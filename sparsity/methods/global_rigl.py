@@ -26,22 +26,25 @@ class GlobalRigL(RigL):
         updated: dict[str, Tensor] = {}
         for unit_size in {tensor.structure.unit_size: None for tensor in tensors}:
             traders = [t for t in tensors if t.structure.one_group and t.structure.unit_size == unit_size]
-            updated |= self._trade(traders, fraction) if traders else {}
+            most = sum(self.nnz_at(tensor, step, max_steps) for tensor in traders) // unit_size
+            updated |= self._trade(traders, fraction, most) if traders else {}
         return [
-            updated[tensor.name] if tensor.name in updated else self.update_mask(tensor, step, max_steps)
+            updated[tensor.name]
+            if tensor.name in updated
+            else self.update_mask(self.shrunk(tensor, step, max_steps), step, max_steps)
             for tensor in tensors
         ]
 
-    def _trade(self, tensors: Sequence[SparseTensor], fraction: float) -> dict[str, Tensor]:
-        """Drop and grow over the units of all ``tensors`` as if they were one."""
+    def _trade(self, tensors: Sequence[SparseTensor], fraction: float, most: int) -> dict[str, Tensor]:
+        """Drop and grow over the units of all ``tensors`` as if they were one; no more than ``most`` are on after it."""
         on = [tensor.structure.active(tensor.mask) for tensor in tensors]
         sizes = [units.numel() for units in on]
         keep = [self.keep_scores(tensor).masked_fill(~units, -torch.inf) for tensor, units in zip(tensors, on, strict=True)]
         for scores, units in zip(keep, on, strict=True):
             if units.any():
                 scores.view(-1)[scores.argmax()] = torch.inf
-        active, last = sum(int(units.sum()) for units in on), sum(bool(units.any()) for units in on)
-        replaced = min(int(fraction * active), active - last)
+        active = min(sum(int(units.sum()) for units in on), most)
+        replaced = min(int(fraction * active), active - sum(bool(units.any()) for units in on))
         kept = top_k_mask(torch.cat(keep, 1), active - replaced)
         at_random = int(self.random_share * replaced)
         grow = torch.cat([self.grow_scores(tensor) for tensor in tensors], 1)

@@ -1,5 +1,6 @@
 """Drop and grow: SET."""
 
+import dataclasses
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from sparsity import criteria, schedules
 from sparsity.masks import top_k_mask
+from sparsity.methods.base import check_same_length
 from sparsity.methods.static import Static
 from sparsity.methods.tensor import SparseTensor
 from sparsity.statistics import concentration
@@ -60,11 +62,15 @@ class SET(Static):
         drop_fraction: α, the share of active weights replaced at the start; decays to 0 along a cosine.
         every: ΔT, optimizer steps between updates.
         stop: T_end, as a share of the training steps.
+        initial_sparsity: of each sparse tensor at the start, where it is to have more weights than in the end: an update then
+            first drops the smallest weights that are too many, down to the cubic curve of gradual pruning (Zhu and Gupta 2017,
+            eq. 1), which reaches the end at T_end. Null starts with the weights of the end.
     """
 
     drop_fraction: float = 0.3
     every: int = 100
     stop: float = 0.75
+    initial_sparsity: float | None = None
 
     tag: ClassVar[str] = "rigl"
 
@@ -75,13 +81,46 @@ class SET(Static):
                 f"drop_fraction in [0, 1], every >= 1 and stop in (0, 1] expected, "
                 f"got {self.drop_fraction}, {self.every} and {self.stop}"
             )
+        if self.initial_sparsity is not None and not 0 <= self.initial_sparsity < 1:
+            raise ValueError(f"initial_sparsity in [0, 1) or null expected, got {self.initial_sparsity}")
+
+    def check_resume(self, begun: int, max_steps: int) -> None:
+        if self.initial_sparsity is not None:
+            check_same_length(self, begun, max_steps)
+
+    def initial_mask(self, tensor: SparseTensor) -> Tensor:
+        return tensor.select(self.initial_scores(tensor), self.initial_nnz(tensor))
+
+    def initial_nnz(self, tensor: SparseTensor) -> int:
+        """Weights of a tensor that are on at the start."""
+        size = tensor.mask.numel()
+        return tensor.nnz if self.initial_sparsity is None else max(size - round(self.initial_sparsity * size), tensor.nnz)
+
+    def end_of_decay(self, max_steps: int) -> int:
+        """The optimizer step at which all weights that are too many at the start have gone; one that is taken."""
+        return min(round(self.stop * max_steps), max_steps - 1)
+
+    def nnz_at(self, tensor: SparseTensor, step: int, max_steps: int) -> int:
+        """The most weights of a tensor that may be on after an update at ``step``."""
+        if self.initial_sparsity is None:
+            return tensor.mask.numel()
+        most = self.initial_nnz(tensor)
+        return most - round(schedules.cubic(step, 0, self.end_of_decay(max_steps)) * (most - tensor.nnz))
 
     def update_due(self, step: int, max_steps: int) -> bool:
-        return schedules.update_due(step, self.every, start=0, stop=self.stop * max_steps)
+        due = schedules.update_due(step, self.every, start=0, stop=self.stop * max_steps)
+        return due or (self.initial_sparsity is not None and step == self.end_of_decay(max_steps))
+
+    def overdue(self, sparse: "SparseStepping", step: int) -> bool:
+        """Whether weights are left that should have gone: the update that was to drop them met a gradient that is not finite."""
+        if self.initial_sparsity is None or step <= self.end_of_decay(sparse.max_steps):
+            return False
+        return sparse.density > sum(self.nnz.values()) / sum(mask.numel() for mask in sparse.masks.values())
 
     def drop_fraction_at(self, step: int, max_steps: int) -> float:
         """Share of each tensor's active weights that is replaced at ``step``."""
-        return schedules.cosine_drop_fraction(step, self.stop * max_steps, self.drop_fraction)
+        stop = self.stop * max_steps
+        return schedules.cosine_drop_fraction(min(step, stop), stop, self.drop_fraction)
 
     def progress(self, step: int, max_steps: int) -> dict[str, float]:
         return {"drop_fraction": self.drop_fraction_at(step, max_steps)}
@@ -91,7 +130,7 @@ class SET(Static):
 
         Where a gradient is not finite there is no update, and the masks stay until the next.
         """
-        skip_optimizer_step = self.update_due(step, sparse.max_steps)
+        skip_optimizer_step = self.update_due(step, sparse.max_steps) or self.overdue(sparse, step)
         if skip_optimizer_step and not sparse.gradients_are_finite():
             warnings.warn(f"step {step}: a gradient is not finite; the mask update is skipped", stacklevel=2)
             skip_optimizer_step = False
@@ -99,6 +138,16 @@ class SET(Static):
             sparse.update(step)
         sparse.mask_gradients()
         return skip_optimizer_step
+
+    def shrunk(self, tensor: SparseTensor, step: int, max_steps: int) -> SparseTensor:
+        """The tensor without the active units that are too many at ``step``, those with the smallest :meth:`keep_scores`."""
+        if self.initial_sparsity is None:
+            return tensor
+        scores = self.keep_scores(tensor).masked_fill(~tensor.structure.active(tensor.mask), -torch.inf)
+        return dataclasses.replace(tensor, mask=tensor.select(scores, self.nnz_at(tensor, step, max_steps)))
+
+    def update_masks(self, tensors: Sequence[SparseTensor], step: int, max_steps: int) -> list[Tensor]:
+        return super().update_masks([self.shrunk(tensor, step, max_steps) for tensor in tensors], step, max_steps)
 
     def update_mask(self, tensor: SparseTensor, step: int, max_steps: int) -> Tensor:
         fraction = self.drop_fraction_at(step, max_steps)

@@ -1,5 +1,7 @@
 """TensorBoard shows the tags that the documentation promises, with the right numbers."""
 
+import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -166,6 +168,28 @@ def test_dead_neurons_and_embedding_rows_are_counted(tmp_path: Path, text_data: 
     assert images(log, "sparsity/dead_neurons_per_layer") == [0, 1]
     assert set(scalars(log, "sparsity/dead_neurons").values()) == {3}
     assert set(scalars(log, "sparsity/dead_embedding_rows").values()) == {3}
+
+
+class Collapse(Callback):
+    """Turns half of the neurons of a layer off once training has begun."""
+
+    def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
+        masks = sparse_training(trainer).masks
+        query = masks[QUERY].clone()
+        query[: len(query) // 2] = False
+        masks.replace(QUERY, query)
+
+
+@pytest.mark.parametrize(("cut", "said"), [(Collapse(), 1), (Cut(), 0)], ids=["later", "from the start"])
+def test_a_collapse_is_warned_of_once(tmp_path: Path, text_data: Data, cut: Callback, said: int) -> None:
+    """Only of neurons that die in training: many more than the 5 % of those of one layer, at two validations."""
+    static, options = StaticSparsity(targets=(QUERY, WORDS)), {"val_check_interval": 1, "limit_val_batches": 1}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(tmp_path, text_data(), [static, cut, SparsityMonitor()], max_steps=2, **options)
+    messages = [str(warning.message) for warning in caught if "have no active weight" in str(warning.message)]
+    assert len(messages) == said
+    assert all(re.match(r"step 1: 1\d of \d+ inputs and outputs .* 0 when training started", message) for message in messages)
 
 
 def test_a_dense_run_has_no_tags_of_sparsity(tmp_path: Path, text_data: Data) -> None:

@@ -189,7 +189,9 @@ def test_a_collapse_is_warned_of_once(tmp_path: Path, text_data: Data, cut: Call
         fit(tmp_path, text_data(), [static, cut, SparsityMonitor()], max_steps=2, **options)
     messages = [str(warning.message) for warning in caught if "have no active weight" in str(warning.message)]
     assert len(messages) == said
-    assert all(re.match(r"step 1: 1\d of \d+ inputs and outputs .* 0 when training started", message) for message in messages)
+    assert all(
+        re.match(r"step 1: 1\d of \d+ inputs and outputs .* 0 when training started", message) for message in messages
+    )
 
 
 def test_a_dense_run_has_no_tags_of_sparsity(tmp_path: Path, text_data: Data) -> None:

@@ -51,7 +51,7 @@ def test_every_line_of_a_sparse_run(tmp_path: Path, text_data: Data, capsys: pyt
         f"RigL, 80.00% of 12 tensors: {stay:,} of {size:,} weights stay",
         f"{(size - stay) / whole:.2%} of the whole model: {whole - size + stay:,} of {whole:,} weights stay",
     ]
-    train, validation = len(corpus.train.tokens), len(corpus.validation.tokens)
+    train, validation = (len(stream.tokens) for stream in corpus.splits.values())
     assert said["data"] == [
         f"{train:,} tokens to train on, {validation:,} to validate with, of 200 documents; vocabulary of {len(data.tokenizer)}"
     ]

@@ -105,7 +105,7 @@ def test_many_sources_are_one_corpus(tmp_path: Path, cache_dir: Path) -> None:
         {"path": str(tmp_path / "rows.jsonl"), "column": "body"},
     ]
     data = attach(TextDataModule(paths, vocabulary_size=200, cache_dir=str(cache_dir)))
-    tokens = torch.cat([torch.from_numpy(s.tokens.astype("int64")) for s in (data.corpus.train, data.corpus.validation)])
+    tokens = torch.cat([torch.from_numpy(stream.tokens.astype("int64")) for stream in data.splits.values()])
     assert int((tokens == data.tokenizer.sep_token_id).sum()) == 61
     assert data.tokenizer.convert_tokens_to_ids("dense") in tokens
 
@@ -183,6 +183,8 @@ BAD_SETTINGS = [
     ("batch_size", 0),
     ("validation_share", 0.0),
     ("validation_share", 1.0),
+    ("test_share", -0.1),
+    ("test_share", 0.95),
 ]
 
 

@@ -34,8 +34,8 @@ def tokenizer(tokenizer_dir: Path) -> PreTrainedTokenizerFast:
 def build(cache_dir: Path, corpus: Path, tokenizer: PreTrainedTokenizerFast) -> Build:
     """Builds a token corpus, of the shared text unless told otherwise."""
 
-    def call(path: Path = corpus, share: float = 0.05, cache_dir: Path = cache_dir) -> TokenCorpus:
-        return token_corpus([open_source(TextSource(str(path)), cache_dir)], tokenizer, share, cache_dir)
+    def call(path: Path = corpus, share: float = 0.05, test: float = 0.0, cache_dir: Path = cache_dir) -> TokenCorpus:
+        return token_corpus([open_source(TextSource(str(path)), cache_dir)], tokenizer, cache_dir, share, test)
 
     return call
 
@@ -66,7 +66,7 @@ def test_every_document_is_in_one_split_exactly_once(
     build: Build, documents: list[str], tokenizer: PreTrainedTokenizerFast
 ) -> None:
     corpus = build(share=0.05)
-    train, validation = (documents_of(stream, tokenizer.sep_token_id) for stream in (corpus.train, corpus.validation))
+    train, validation = (documents_of(stream, tokenizer.sep_token_id) for stream in corpus.splits.values())
     assert len(validation) == 10
     assert Counter(train) + Counter(validation) == encoded(documents, tokenizer)
 
@@ -80,14 +80,16 @@ def test_training_counts_are_those_of_the_training_stream(build: Build, tokenize
 def test_the_share_is_of_documents_and_leaves_neither_split_empty(
     build: Build, share: float, held_out: int, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    assert len(documents_of(build(share=share).validation, tokenizer.sep_token_id)) == held_out
+    assert len(documents_of(build(share=share).splits["validation"], tokenizer.sep_token_id)) == held_out
 
 
 def test_the_same_documents_are_held_out_in_any_order(
     build: Build, documents: list[str], tmp_path: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     (file := tmp_path / "shuffled.txt").write_text("\n\n".join(random.Random(1).sample(documents, len(documents))))
-    first, second = (documents_of(build(path).validation, tokenizer.sep_token_id) for path in (file, build.__defaults__[0]))
+    first, second = (
+        documents_of(build(path).splits["validation"], tokenizer.sep_token_id) for path in (file, build.__defaults__[0])
+    )
     assert first != second
     assert Counter(first) == Counter(second)
 
@@ -98,7 +100,7 @@ def test_a_document_in_pieces_remains_one(
     monkeypatch.setattr(document_files, "PIECE_CHARACTERS", 20)
     monkeypatch.setattr(token_cache, "BATCH_CHARACTERS", 50)
     corpus = build()
-    found = (documents_of(stream, tokenizer.sep_token_id) for stream in (corpus.train, corpus.validation))
+    found = (documents_of(stream, tokenizer.sep_token_id) for stream in corpus.splits.values())
     assert sum(map(Counter, found), Counter()) == encoded(documents, tokenizer)
 
 
@@ -106,8 +108,8 @@ def test_sources_are_mixed(cache_dir: Path, tmp_path: Path, tokenizer: PreTraine
     (tmp_path / "a.txt").write_text("sparse\n\ndense\n")
     (tmp_path / "b.jsonl").write_text('{"body": "masked"}\n')
     mixed = [TextSource(str(tmp_path / "a.txt")), TextSource(str(tmp_path / "b.jsonl"), column="body")]
-    corpus = token_corpus([open_source(source, cache_dir) for source in mixed], tokenizer, 0.3, cache_dir)
-    found = (documents_of(stream, tokenizer.sep_token_id) for stream in (corpus.train, corpus.validation))
+    corpus = token_corpus([open_source(source, cache_dir) for source in mixed], tokenizer, cache_dir, 0.3)
+    found = (documents_of(stream, tokenizer.sep_token_id) for stream in corpus.splits.values())
     assert sum(map(Counter, found), Counter()) == encoded(["sparse", "dense", "masked"], tokenizer)
 
 
@@ -142,12 +144,23 @@ def change_meta(**fields: object) -> Callable[[Path], None]:
     return lambda file: file.write_text(json.dumps(json.loads(file.read_text()) | fields))
 
 
+def change_size(**fields: object) -> Callable[[Path], None]:
+    def change(file: Path) -> None:
+        meta = json.loads(file.read_text())
+        meta["splits"]["validation"] |= fields
+        file.write_text(json.dumps(meta))
+
+    return change
+
+
 DAMAGES = [
     *((name, damage) for name in ("train.bin", "validation.bin") for damage in (cut, longer, Path.unlink)),
     *(("train_counts.npy", damage) for damage in (cut, Path.unlink, lambda file: np.save(file, np.load(file)[:-1]))),
     ("train_counts.npy", lambda file: np.save(file, np.load(file) * 2)),
     *(("meta.json", damage) for damage in (cut, Path.unlink, lambda file: file.write_text(""), change_meta(dtype="<u8"))),
-    *(("meta.json", change_meta(tokens=tokens)) for tokens in (7, None)),
+    *(("meta.json", change_size(tokens=tokens)) for tokens in (7, None)),
+    ("meta.json", change_size(words=None)),
+    ("meta.json", change_meta(splits=None)),
     ("meta.json", lambda file: file.write_text("[]")),
 ]
 
@@ -188,13 +201,13 @@ def test_documents_that_all_differ_are_held_out_by_the_lowest_digests(digests: l
     count = min(max(1, round(share * len(digests))), len(digests) - 1)
     expected = np.zeros(len(digests), dtype=bool)
     expected[np.argsort(np.array(digests, np.uint64), kind="stable")[:count]] = True
-    assert np.array_equal(_held_out(np.array(digests, np.uint64), share), expected)
+    assert np.array_equal(_held_out(np.array(digests, np.uint64), count, "validation"), expected)
 
 
 @given(st.lists(st.integers(0, 9), min_size=2, max_size=60).filter(lambda digests: len(set(digests)) > 1), SHARES)
 def test_equal_documents_are_on_one_side_and_the_share_is_close(digests: list[int], share: float) -> None:
     array = np.array(digests, np.uint64)
-    held_out = _held_out(array, share)
+    held_out = _held_out(array, round(share * len(array)), "validation")
     assert not set(array[held_out]) & set(array[~held_out])
     assert 0 < held_out.sum() < len(array)
     wanted = min(max(1, round(share * len(array))), len(array) - 1)
@@ -207,7 +220,7 @@ def test_equal_documents_are_on_one_side_and_the_share_is_close(digests: list[in
 
 def test_single_documents_fill_the_share_exactly_beside_duplicates() -> None:
     digests = np.array([0] * 300 + list(range(1, 701)), np.uint64)  # three in ten say the same
-    held_out = _held_out(digests, 0.05)
+    held_out = _held_out(digests, 50, "validation")
     assert held_out.sum() == 50
     assert set(digests[held_out].tolist()) == set(range(1, 51))
 
@@ -218,7 +231,7 @@ def test_documents_that_are_there_many_times_never_cross(
     texts = [*documents[:20] * 10, documents[0].upper()]  # which the tokenizer does not tell from the others
     (file := tmp_path / "corpus.txt").write_text("\n\n".join(texts))
     corpus = build(file, share=0.13)  # 26 of 201
-    train, validation = (documents_of(stream, tokenizer.sep_token_id) for stream in (corpus.train, corpus.validation))
+    train, validation = (documents_of(stream, tokenizer.sep_token_id) for stream in corpus.splits.values())
     assert sum(map(Counter, (train, validation)), Counter()) == encoded(texts, tokenizer)
     assert not set(train) & set(validation)
     assert len(validation) in (20, 21)
@@ -226,7 +239,9 @@ def test_documents_that_are_there_many_times_never_cross(
 
 def test_one_document_many_times_cannot_be_held_out(build: Build, tmp_path: Path) -> None:
     (file := tmp_path / "corpus.txt").write_text("sparse\n\n" * 50)
-    with pytest.raises(ValueError, match="the corpus has 1 document, 50 times; .* needs two that differ"):
+    with pytest.raises(
+        ValueError, match="the corpus has 1 document, 50 times, to hold validation out of, which needs two that differ"
+    ):
         build(file)
 
 
@@ -284,14 +299,15 @@ def test_a_vocabulary_beyond_16_bits_keeps_its_ids(build: Build, tmp_path: Path,
     entries = [*SPECIAL_TOKENS, *(f"word{number}" for number in range(70_000))]
     large = BertTokenizer(vocab={token: number for number, token in enumerate(entries)})
     (file := tmp_path / "corpus.txt").write_text("word69999 word1\n\nword1 word69999\n")
-    corpus = token_corpus([open_source(TextSource(str(file)), cache_dir)], large, 0.5, cache_dir)
+    corpus = token_corpus([open_source(TextSource(str(file)), cache_dir)], large, cache_dir, 0.5)
     assert corpus.train.dtype == "<u4"
-    documents = [corpus.train.tokens.tolist(), corpus.validation.tokens.tolist()]
+    documents = [stream.tokens.tolist() for stream in corpus.splits.values()]
     assert sorted(documents) == [[6, 70_004, 3], [70_004, 6, 3]]
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("", "the corpus is empty"), (" \n\n", "the corpus is empty"), ("one", "has 1 document;")]
+    ("text", "message"),
+    [("", "the corpus is empty"), (" \n\n", "the corpus is empty"), ("one", "has 1 document to hold validation out of")],
 )
 def test_too_little_text_is_an_error_that_leaves_nothing(
     build: Build, tmp_path: Path, cache_dir: Path, text: str, message: str

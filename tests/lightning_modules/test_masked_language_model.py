@@ -75,7 +75,8 @@ def test_validation_does_not_depend_on_training_settings(tmp_path: Path, text_da
         )
         for options in ({}, {"seed": 5, "masking": Masking(rate=0.4, mask_share=0.5)}, {"eval_batch_size": 3})
     ]
-    assert losses[0][0].keys() == {"val/loss", "val/perplexity", "val/unigram_loss"}
+    names = {"loss", "perplexity", "loss_per_word", "loss_per_character", "unigram_loss"}
+    assert losses[0][0].keys() == {f"val/{name}" for name in names}
     assert losses[1] == losses[0]
     assert losses[2][0] == pytest.approx(losses[0][0], rel=1e-6)
 

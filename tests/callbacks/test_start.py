@@ -65,6 +65,16 @@ def test_every_line_of_a_sparse_run(tmp_path: Path, text_data: Data, capsys: pyt
     assert len(out.splitlines()) <= 15
 
 
+def test_a_test_split_is_said(tmp_path: Path, text_data: Data, capsys: pytest.CaptureFixture[str]) -> None:
+    data = text_data(test_share=0.1)
+    fit(tmp_path / "run", data, [RunOverview()], max_steps=1)
+    train, validation, test = (len(stream.tokens) for stream in data.splits.values())
+    assert block(capsys.readouterr().out)["data"] == [
+        f"{train:,} tokens to train on, {validation:,} to validate with, {test:,} to test with, of 200 documents; "
+        f"vocabulary of {len(data.tokenizer)}"
+    ]
+
+
 def test_a_dense_run_has_no_sparsity_and_no_figures_to_show(
     tmp_path: Path, text_data: Data, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,8 +20,8 @@ TEST = {
 class FinalTest(Callback):
     """Scores the final weights on the test split when training ends, where the text has one.
 
-    A run that had finished and is started again keeps the results in its ``summary.json``. Training knows nothing of the test:
-    checkpoints are those of a run without this callback.
+    A run that had finished and is started again keeps the results in its ``summary.json``; ``train.py test`` scores it on another
+    text. Training knows nothing of the test: checkpoints are those of a run without this callback.
 
     Attributes:
         results: fields of :class:`RunRecord`; empty until the test, and where there is none.
@@ -54,7 +54,7 @@ class FinalTest(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, TextDataModule) or "test" not in data.splits or self._tested == trainer.global_step:
             return
-        loop = trainer.test_loop
+        loop = trainer.test_loop  # that of trainer.test, which would take the model off its devices first
         loop.verbose = loop.inference_mode = False  # as in the validation of a fit
         trainer.state.fn, trainer.testing = TrainerFn.TESTING, True
         try:

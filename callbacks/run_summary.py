@@ -164,6 +164,7 @@ class RunSummary(Callback):
         masks = {} if sparse is None else sparse.masks
         zeros = sum(mask.numel() - int(mask.sum()) for mask in masks.values())
         task = getattr(trainer.datamodule, "task", None)  # type: ignore[attr-defined]
+        results = self.results | (final_results(trainer) if status == "finished" else {})
         return RunRecord(
             experiment=experiment_name(Path(trainer.default_root_dir).absolute()),
             status=status,
@@ -184,8 +185,7 @@ class RunSummary(Callback):
             versions={"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES},
             revision=self.revision,
             command=shlex.join(sys.argv),
-            **self.results,
-            **(final_results(trainer) if status == "finished" else {}),
+            **results,
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -54,7 +54,7 @@ class FinalTest(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, TextDataModule) or "test" not in data.splits or self._tested == trainer.global_step:
             return
-        loop = trainer.test_loop  # that of trainer.test, which would take the model off its devices first
+        loop = trainer.test_loop  # that of trainer.test, which itself would end the fit
         loop.verbose = loop.inference_mode = False  # as in the validation of a fit
         trainer.state.fn, trainer.testing = TrainerFn.TESTING, True
         try:

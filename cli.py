@@ -22,6 +22,7 @@ import datamodules  # noqa: F401  (short class names resolve in YAML)
 import lightning_modules  # noqa: F401
 from callbacks import (
     ExportPretrained,
+    FinalTest,
     FinalValidation,
     GlueSubmission,
     KnowledgeDistillation,
@@ -214,7 +215,8 @@ def build(arguments: list[str] | None = None, kind: type[TrifectaCLI] = Trifecta
         seed_everything_default=0,
         trainer_defaults={
             "callbacks": [
-                *(RandomState(), RunOverview(), StepMonitor(), SparsityMonitor(), FinalValidation()),
+                *(RandomState(), RunOverview(), StepMonitor(), SparsityMonitor()),
+                *(FinalValidation(), FinalTest()),
                 RunSummary(),  # last, as it writes when the others have accepted the run
             ],
             "gradient_clip_val": 1.0,

@@ -37,6 +37,13 @@ class RunRecord:
         eval_loss: in nats.
         perplexity: its exponential.
         unigram_loss: what word frequencies alone would reach, in nats.
+        loss_per_word: the mean loss of a token times the tokens of the validation text over its words, in nats; it compares
+            vocabularies.
+        loss_per_character: the same over its characters.
+        test_loss: of the final weights on the test split, in nats.
+        test_perplexity: its exponential.
+        test_loss_per_word: of the test text.
+        test_loss_per_character: of the test text.
         task: of GLUE; None for pretraining.
         metrics: of the task, as fractions of 1; NaN where one is not defined.
         degenerate: whether the model has learnt nothing of its task.
@@ -66,6 +73,12 @@ class RunRecord:
     eval_loss: float | None = None
     perplexity: float | None = None
     unigram_loss: float | None = None
+    loss_per_word: float | None = None
+    loss_per_character: float | None = None
+    test_loss: float | None = None
+    test_perplexity: float | None = None
+    test_loss_per_word: float | None = None
+    test_loss_per_character: float | None = None
     task: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     degenerate: bool | None = None

@@ -2,6 +2,7 @@
 
 from callbacks.distillation import KnowledgeDistillation
 from callbacks.export import ExportPretrained
+from callbacks.final_test import FinalTest
 from callbacks.final_validation import FinalValidation
 from callbacks.inherited_sparsity import InheritedSparsity
 from callbacks.learning_rate import LinearWarmupDecay, OneCycleLR, StepwiseSchedule
@@ -29,6 +30,7 @@ __all__ = [
     "SET",
     "STE",
     "ExportPretrained",
+    "FinalTest",
     "FinalValidation",
     "GlobalRigL",
     "GlueSubmission",

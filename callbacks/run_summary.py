@@ -18,13 +18,20 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_backward_flop, sdpa_flop
 from transformers import PreTrainedModel
 
+from callbacks.final_test import final_results
 from callbacks.monitor import sparsity_totals
 from callbacks.sparse_training import sparse_training
 from cpu import matmul_library
 from internals import begin_and_end_always
 from run_record import RunRecord, Status, experiment_name
 
-EVALUATION = {"val/loss": "eval_loss", "val/perplexity": "perplexity", "val/unigram_loss": "unigram_loss"}
+EVALUATION = {
+    "val/loss": "eval_loss",
+    "val/perplexity": "perplexity",
+    "val/unigram_loss": "unigram_loss",
+    "val/loss_per_word": "loss_per_word",
+    "val/loss_per_character": "loss_per_character",
+}
 PACKAGES = ("torch", "pytorch-lightning", "transformers", "datasets", "torchmetrics")
 # the one fused attention that torch does not count
 flop_registry.setdefault(torch.ops.aten._scaled_dot_product_flash_attention_for_cpu, sdpa_flop)
@@ -110,6 +117,12 @@ class RunSummary(Callback):
         self.results["eval_step"] = trainer.global_step
         self._write(trainer, pl_module, "running")
 
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._tick(training=True)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._tick(training=False)
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._tick(training=True)
 
@@ -151,6 +164,7 @@ class RunSummary(Callback):
         masks = {} if sparse is None else sparse.masks
         zeros = sum(mask.numel() - int(mask.sum()) for mask in masks.values())
         task = getattr(trainer.datamodule, "task", None)  # type: ignore[attr-defined]
+        results = self.results | (final_results(trainer) if status == "finished" else {})
         return RunRecord(
             experiment=experiment_name(Path(trainer.default_root_dir).absolute()),
             status=status,
@@ -171,7 +185,7 @@ class RunSummary(Callback):
             versions={"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES},
             revision=self.revision,
             command=shlex.join(sys.argv),
-            **self.results,
+            **results,
         )
 
     def state_dict(self) -> dict[str, Any]:

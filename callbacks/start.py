@@ -117,10 +117,12 @@ def describe_data(data: Data) -> str:
         validation = " + ".join(f"{len(rows):,}" for rows in data.dev.values())
         task, rows = data.task.trained_on or data.task.name, len(data.train or [])
         return f"{task}, {rows:,} rows to train on, {validation} to validate with"
-    train, validation = (f"{len(stream.tokens):,}" for stream in (data.corpus.train, data.corpus.validation))
+    tokens = {split: f"{len(stream.tokens):,}" for split, stream in data.splits.items()}
+    documents = sum(stream.size.documents for stream in data.splits.values())
+    test = f", {tokens['test']} to test with" if "test" in tokens else ""
     return (
-        f"{train} tokens to train on, {validation} to validate with, of {counted(data.corpus.documents, 'document')}; "
-        f"vocabulary of {len(data.corpus.train_counts):,}"
+        f"{tokens['train']} tokens to train on, {tokens['validation']} to validate with{test}, of "
+        f"{counted(documents, 'document')}; vocabulary of {len(data.corpus.train_counts):,}"
     )
 
 

@@ -6,6 +6,7 @@ from datamodules.masking import Masking
 from datamodules.sources import TextSource
 from datamodules.streams import run_seed
 from datamodules.text import MaskedLMBatch, TextDataModule
+from datamodules.token_cache import TokenStream
 from datamodules.tokenizers import load_tokenizer, train_tokenizer
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "SequenceBatch",
     "TextDataModule",
     "TextSource",
+    "TokenStream",
     "load_tokenizer",
     "run_seed",
     "train_tokenizer",

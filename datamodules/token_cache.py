@@ -1,8 +1,9 @@
-"""Text becomes tokens once: two memory-mapped integer files (training, validation) in a cache keyed by content.
+"""Text becomes tokens once: a memory-mapped integer file for each split, in a cache keyed by content.
 
 Documents are joined into one stream, each ended by the separator token, so that a sample of any length is a slice.
 """
 
+import dataclasses
 import hashlib
 import json
 from array import array
@@ -10,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +24,25 @@ from datamodules.documents import Piece
 from datamodules.sources import OpenSource
 from datamodules.tokenizers import tokenizer_fingerprint
 
-FORMAT = 2
+FORMAT = 3
 DTYPES = ("<u2", "<u4")
+SPLITS = ("train", "validation", "test")
 BATCH_CHARACTERS = 8 << 20
+
+
+@dataclass(frozen=True)
+class TextSize:
+    """How much text a split is, whatever the tokenizer; of ``.txt`` without the space around its lines.
+
+    Args:
+        documents: how many.
+        words: what stands between white space (``str.split``); one beyond a million characters counts more than once.
+        characters: Unicode code points, white space among them, line feeds and carriage returns not.
+    """
+
+    documents: int
+    words: int
+    characters: int
 
 
 @dataclass(frozen=True)
@@ -34,18 +52,26 @@ class TokenStream:
     Args:
         file: raw little-endian integers.
         dtype: uint16 or uint32.
+        size: of the text.
     """
 
     file: Path
     dtype: str
+    size: TextSize
 
     @cached_property
     def tokens(self) -> NDArray[np.unsignedinteger]:
         """All tokens, (n,)."""
         return np.memmap(self.file, dtype=self.dtype, mode="r")
 
+    @property
+    def text_tokens(self) -> int:
+        """How many tokens there are but for the separators, one a document."""
+        return len(self.tokens) - self.size.documents
+
     def __getstate__(self) -> dict[str, object]:
-        return {"file": self.file, "dtype": self.dtype}  # a pickled memory map would carry the corpus
+        state = self.__dict__.items()  # a pickled memory map would carry the corpus
+        return {name: value for name, value in state if name != "tokens"}
 
     def counts(self, size: int) -> NDArray[np.int64]:
         """How often each of ``size`` token ids occurs."""
@@ -58,31 +84,45 @@ class TokenStream:
 
 @dataclass(frozen=True)
 class TokenCorpus:
-    """A corpus in the cache: its two streams, the token counts of the training stream, and how many documents both have."""
+    """A corpus in the cache.
 
-    train: TokenStream
-    validation: TokenStream
+    Args:
+        splits: ``train``, and ``validation`` and ``test`` where they are held out.
+        train_counts: how often each token occurs in ``train``, (V,).
+    """
+
+    splits: dict[str, TokenStream]
     train_counts: NDArray[np.int64]
-    documents: int
+
+    @property
+    def train(self) -> TokenStream:
+        """All that is not held out."""
+        return self.splits["train"]
 
 
 def token_corpus(
-    sources: list[OpenSource], tokenizer: PreTrainedTokenizerFast, validation_share: float, cache_dir: Path
+    sources: list[OpenSource],
+    tokenizer: PreTrainedTokenizerFast,
+    cache_dir: Path,
+    validation_share: float = 0.0,
+    test_share: float = 0.0,
 ) -> TokenCorpus:
     """The cached tokens of ``sources``, built if they are not there.
 
     Args:
-        validation_share: share of the documents held out; the same documents whatever their order, and documents of the
-            same tokens together.
+        validation_share: share of the documents held out for validation, 0 for none; the same documents whatever their
+            order and the test's share, and documents of the same tokens together.
+        test_share: likewise, of the documents that are not for validation.
 
     Raises:
-        ValueError: no text, or fewer different documents than a held-out split needs.
+        ValueError: no text, or fewer different documents than held-out splits need.
     """
-    identity = [FORMAT, [source.fingerprint for source in sources], tokenizer_fingerprint(tokenizer), validation_share]
+    shares = (validation_share, test_share)
+    identity = [FORMAT, [source.fingerprint for source in sources], tokenizer_fingerprint(tokenizer), *map(float, shares)]
     key = hashlib.blake2b(json.dumps(identity).encode(), digest_size=12).hexdigest()
     return build_once(
         cache_dir / f"tokens-{key}",
-        build=lambda to: _build(sources, tokenizer, validation_share, to),
+        build=lambda to: _build(sources, tokenizer, *shares, to),
         load=lambda directory: _load(directory, len(tokenizer)),
     )
 
@@ -90,72 +130,98 @@ def token_corpus(
 def _load(directory: Path, vocabulary_size: int) -> TokenCorpus:
     """A corpus in the cache; KeyError, OSError or ValueError if its files are not those that were written."""
     meta = json.loads((directory / "meta.json").read_text(encoding="utf-8"))
-    if (
-        not isinstance(meta, dict)
-        or meta["dtype"] not in DTYPES
-        or not all(isinstance(meta[key], int) for key in ("tokens", "documents"))
-    ):
+    if not isinstance(meta, dict) or meta["dtype"] not in DTYPES or not isinstance(meta["splits"], dict):
         raise ValueError("meta.json is not what was written")
     counts = np.load(directory / "train_counts.npy", allow_pickle=False)
     if counts.shape != (vocabulary_size,):
         raise ValueError(f"train_counts.npy counts {counts.shape} tokens, ({vocabulary_size},) expected")
-    train, validation = (TokenStream(directory / f"{split}.bin", meta["dtype"]) for split in ("train", "validation"))
-    expected = {train: int(counts.sum()), validation: meta["tokens"] - int(counts.sum())}
-    for stream, tokens in expected.items():
-        size = stream.file.stat().st_size
-        if size != tokens * np.dtype(stream.dtype).itemsize:
-            raise ValueError(f"{stream.file.name} has {size} bytes, {tokens} tokens expected")
-    return TokenCorpus(train, validation, counts, meta["documents"])
+    splits = {name: _load_split(directory / f"{name}.bin", meta["dtype"], size) for name, size in meta["splits"].items()}
+    if int(counts.sum()) != (tokens := meta["splits"]["train"]["tokens"]):
+        raise ValueError(f"train_counts.npy counts {counts.sum()} tokens, train.bin has {tokens}")
+    return TokenCorpus(splits, counts)
 
 
-def _build(sources: list[OpenSource], tokenizer: PreTrainedTokenizerFast, validation_share: float, directory: Path) -> None:
-    dtype = DTYPES[len(tokenizer) > 1 << 16]
-    everything = TokenStream(directory / "all.bin", dtype)
+def _load_split(file: Path, dtype: str, meta: Any) -> TokenStream:
+    keys = ("tokens", "documents", "words", "characters")
+    if not isinstance(meta, dict) or not all(isinstance(meta[key], int) for key in keys):
+        raise ValueError("meta.json is not what was written")
+    tokens, *size = (meta[key] for key in keys)
+    found = file.stat().st_size
+    if found != tokens * np.dtype(dtype).itemsize:
+        raise ValueError(f"{file.name} has {found} bytes, {tokens} tokens expected")
+    return TokenStream(file, dtype, TextSize(*size))
+
+
+@dataclass(frozen=True)
+class _Documents:
+    """Where each document of a stream ends, a digest of its tokens, and how much text it is; all (documents,)."""
+
+    ends: NDArray[np.int64]
+    digests: NDArray[np.uint64]
+    words: NDArray[np.int64]
+    characters: NDArray[np.int64]
+
+
+def _build(
+    sources: list[OpenSource],
+    tokenizer: PreTrainedTokenizerFast,
+    validation_share: float,
+    test_share: float,
+    directory: Path,
+) -> None:
+    dtype, everything = DTYPES[len(tokenizer) > 1 << 16], directory / "all.bin"
     pieces = (piece for source in sources for piece in source.pieces())
-    ends, digests = _write_tokens(pieces, tokenizer, everything)
-    if not len(ends):
+    documents = _write_tokens(pieces, tokenizer, everything, dtype)
+    if not len(documents.ends):
         raise ValueError("the corpus is empty: no source has a line of text")
-    held_out = _held_out(digests, validation_share)
+    split_of = _splits(documents.digests, validation_share, test_share)
 
-    train, validation = (TokenStream(directory / f"{split}.bin", dtype) for split in ("train", "validation"))
-    starts = np.concatenate([[0], ends[:-1]])
-    with train.file.open("wb") as train_file, validation.file.open("wb") as validation_file:
-        for start, end, out in zip(starts.tolist(), ends.tolist(), held_out.tolist(), strict=True):
-            everything.tokens[start:end].tofile(validation_file if out else train_file)
-    np.save(directory / "train_counts.npy", train.counts(len(tokenizer)))
-    everything.file.unlink()
-    meta = {"dtype": dtype, "documents": len(ends), "held_out": int(held_out.sum()), "tokens": int(ends[-1])}
-    (directory / "meta.json").write_text(json.dumps(meta) + "\n", encoding="utf-8")
+    tokens, starts = np.memmap(everything, dtype=dtype, mode="r"), np.concatenate([[0], documents.ends[:-1]])
+    streams: dict[str, TokenStream] = {}
+    for number in np.unique(split_of).tolist():
+        own, name = split_of == number, SPLITS[number]
+        size = TextSize(int(own.sum()), int(documents.words[own].sum()), int(documents.characters[own].sum()))
+        streams[name] = TokenStream(directory / f"{name}.bin", dtype, size)
+        with streams[name].file.open("wb") as file:
+            for start, end in zip(starts[own].tolist(), documents.ends[own].tolist(), strict=True):
+                tokens[start:end].tofile(file)
+    np.save(directory / "train_counts.npy", streams["train"].counts(len(tokenizer)))
+    everything.unlink()
+    splits = {name: {"tokens": len(stream.tokens)} | dataclasses.asdict(stream.size) for name, stream in streams.items()}
+    (directory / "meta.json").write_text(json.dumps({"dtype": dtype, "splits": splits}) + "\n", encoding="utf-8")
 
 
-def _write_tokens(
-    pieces: Iterable[Piece], tokenizer: PreTrainedTokenizerFast, stream: TokenStream
-) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
-    """Write all tokens; return where each document ends and a digest of its tokens. Threads of the tokenizer encode."""
+def _write_tokens(pieces: Iterable[Piece], tokenizer: PreTrainedTokenizerFast, to: Path, dtype: str) -> _Documents:
+    """Write all tokens. Threads of the tokenizer encode."""
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
-    ends, digests = array("q"), array("Q")
-    written, digest = 0, hashlib.blake2b(digest_size=8)
+    ends, digests, words, characters = array("q"), array("Q"), array("q"), array("q")
+    written, word_count, character_count, digest = 0, 0, 0, hashlib.blake2b(digest_size=8)
     columns = (SpinnerColumn(), TextColumn("Tokenizing: {task.completed:,} tokens"), TimeElapsedColumn())
     console = Console(stderr=True)
     shown = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-    with stream.file.open("wb") as file, shown as progress:
+    with to.open("wb") as file, shown as progress:
         task = progress.add_task("", total=None)
         for batch in _batches(pieces):
             encodings = backend.encode_batch_fast([text for text, _ in batch], add_special_tokens=False)
-            for encoding, (_, ends_document) in zip(encodings, batch, strict=True):
+            for encoding, (text, ends_document) in zip(encodings, batch, strict=True):
                 ids = encoding.ids + [tokenizer.sep_token_id] * ends_document
-                data = np.asarray(ids, dtype=stream.dtype).tobytes()
+                data = np.asarray(ids, dtype=dtype).tobytes()
                 file.write(data)
                 digest.update(data)
                 written += len(ids)
+                word_count += len(text.split())
+                character_count += len(text) - text.count("\n") - text.count("\r")
                 if ends_document:
                     ends.append(written)
                     digests.append(int.from_bytes(digest.digest(), "little"))
-                    digest = hashlib.blake2b(digest_size=8)
+                    words.append(word_count)
+                    characters.append(character_count)
+                    digest, word_count, character_count = hashlib.blake2b(digest_size=8), 0, 0
             progress.update(task, completed=written)
-    return np.frombuffer(ends, np.int64), np.frombuffer(digests, np.uint64)
+    arrays = (np.frombuffer(ends, np.int64), np.frombuffer(digests, np.uint64))
+    return _Documents(*arrays, np.frombuffer(words, np.int64), np.frombuffer(characters, np.int64))
 
 
 def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
@@ -171,19 +237,33 @@ def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
         yield batch
 
 
-def _held_out(digests: NDArray[np.uint64], share: float) -> NDArray[np.bool_]:
-    """Documents held out: those with the lowest digests, and all of a digest together.
+def _splits(digests: NDArray[np.uint64], validation_share: float, test_share: float) -> NDArray[np.int8]:
+    """The split of each document, a position in ``SPLITS``.
 
-    Where several documents are the same, they are held out if they still fit into the share, or else left for training; if
+    Validation has the documents with the lowest digests, the test those with the highest: neither changes with the share of
+    the other, as long as they do not meet.
+    """
+    split_of = np.zeros(len(digests), np.int8)
+    for number, share, keys in ((1, validation_share, digests), (2, test_share, ~digests)):
+        if share:
+            rest = np.flatnonzero(split_of == 0)
+            split_of[rest[_held_out(keys[rest], round(share * len(digests)), SPLITS[number])]] = number
+    return split_of
+
+
+def _held_out(digests: NDArray[np.uint64], count: int, split: str) -> NDArray[np.bool_]:
+    """``count`` documents that are held out, at least one and not all: those with the lowest digests, all of one together.
+
+    Where several documents are the same, they are held out if they still fit into the count, or else left for training; if
     none fit, the fewest possible are held out.
     """
     texts, text_of, copies = np.unique(digests, return_inverse=True, return_counts=True)
     if len(texts) < 2:
         raise ValueError(
-            f"the corpus has {len(texts)} document{f', {len(digests)} times' * (len(digests) > 1)}; validation is held out by "
-            "document, so it needs two that differ: separate documents by an empty line, or add files"
+            f"the corpus has 1 document{f', {len(digests)} times,' * (len(digests) > 1)} to hold {split} out of, which needs two "
+            "that differ: separate documents by an empty line, or add files"
         )
-    room = min(max(1, round(share * len(digests))), len(digests) - 1)
+    room = min(max(1, count), len(digests) - 1)
     held_out = np.zeros(len(texts), dtype=bool)
     waiting = np.arange(len(texts))
     while len(waiting := waiting[copies[waiting] <= room]):

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchmetrics import Metric, SumMetric
 from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from datamodules import MaskedLMBatch, TextDataModule
+from datamodules import MaskedLMBatch, TextDataModule, TokenStream
 from lightning_modules.loading import load_model
 from lightning_modules.transformer_module import TransformerModule
 from objectives.masked_lm import check_family, label_count, masked_lm_logits, masked_lm_loss, unigram_loss
@@ -33,7 +33,14 @@ class MaskedLanguageModel(TransformerModule[MaskedLMBatch]):
     """Cross-entropy at the masked positions, head on those positions only.
 
     The model is built when the trainer starts, with the vocabulary of the datamodule's tokenizer. Callbacks may replace
-    the objective during a fit; validation is always plain cross-entropy.
+    the objective during a fit; validation and test are always plain cross-entropy.
+
+    Both log the mean ``loss`` in nats over the masked tokens, its exponential, ``perplexity``, and what token frequencies
+    alone would reach, ``unigram_loss``, where the training text is at hand. A token is more or less text, as the vocabulary
+    is. ``loss_per_word`` and ``loss_per_character`` compare models with different ones: the mean loss times the tokens of the
+    whole split over its words (``TextSize``), or its characters. Tokens are those of the text: separators do not count;
+    unknown ones do, although none is ever masked. It is a pseudo-likelihood, as each masked token is predicted from 85 % of
+    its neighbours on both sides: it compares masked LMs with each other, not with causal ones.
 
     Args:
         config: fields of a Hugging Face config, ``model_type`` among them; the vocabulary is the tokenizer's by default.
@@ -65,6 +72,7 @@ class MaskedLanguageModel(TransformerModule[MaskedLMBatch]):
         self.totals: Mapping[str, Metric] = torch.nn.ModuleDict(  # type: ignore[assignment]  # of what, torch does not say
             {name: SumMetric() for name in ("loss", "unigram_loss", "labels")}
         )
+        self._unigram: Tensor | None = None
 
     @property
     def data(self) -> TextDataModule:
@@ -106,29 +114,34 @@ class MaskedLanguageModel(TransformerModule[MaskedLMBatch]):
 
     def on_validation_start(self) -> None:
         super().on_validation_start()
-        self._unigram = self.data.unigram_log_probabilities.to(self.device)
+        log_probabilities = self.data.unigram_log_probabilities
+        self._unigram = None if log_probabilities is None else log_probabilities.to(self.device)
 
     def validation_step(self, batch: MaskedLMBatch, batch_idx: int) -> None:
         logits, labels = self.predict_logits(self.model, batch), batch["labels"]
         self.totals["loss"].update(masked_lm_loss(logits, labels, reduction="sum").double())
-        self.totals["unigram_loss"].update(unigram_loss(self._unigram, labels))
+        if self._unigram is not None:
+            self.totals["unigram_loss"].update(unigram_loss(self._unigram, labels))
         self.totals["labels"].update(label_count(labels).double())
 
     def on_validation_epoch_end(self) -> None:
-        self._log_totals("val")
+        self._log_totals("val", self.data.splits["validation"])
 
     def test_step(self, batch: MaskedLMBatch, batch_idx: int) -> None:
         self.validation_step(batch, batch_idx)
 
     def on_test_epoch_end(self) -> None:
-        self._log_totals("test")
+        self._log_totals("test", self.data.splits["test"])
 
-    def _log_totals(self, stage: str) -> None:
+    def _log_totals(self, stage: str, split: TokenStream) -> None:
         """Token-weighted means over the whole set and all ranks."""
-        sums = {name: metric.compute() for name, metric in self.totals.items()}
-        loss = sums["loss"] / sums["labels"]
+        labels = self.totals["labels"].compute()
+        loss = self.totals["loss"].compute() / labels
         self.log(f"{stage}/loss", loss, prog_bar=True)
         self.log(f"{stage}/perplexity", loss.exp())
-        self.log(f"{stage}/unigram_loss", sums["unigram_loss"] / sums["labels"])
+        self.log(f"{stage}/loss_per_word", loss * split.text_tokens / split.size.words)
+        self.log(f"{stage}/loss_per_character", loss * split.text_tokens / split.size.characters)
+        if self._unigram is not None:
+            self.log(f"{stage}/unigram_loss", self.totals["unigram_loss"].compute() / labels)
         for metric in self.totals.values():
             metric.reset()

@@ -136,6 +136,40 @@ def test_validate_gives_the_loss_of_the_run(finished: Path) -> None:
     assert float(cli.trainer.callback_metrics["val/loss"]) == pytest.approx(expected, abs=1e-5)
 
 
+def test_a_run_is_tested_in_the_end_and_again_from_its_export_and_its_checkpoint(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, config: str, documents: list[str]
+) -> None:
+    """On a share of the documents, and on a text of its own; no other text is read for that."""
+    runs = f"--runs={tmp_path / 'runs'}"
+    run = tmp_path / "runs" / "tiny" / "version_0"
+    train.main(["fit", "--config", config, *QUIET, runs, "--data.test_share=0.1"])
+    found = json.loads((run / "summary.json").read_text())
+    cli = train.main(["test", "--config", config, *QUIET, runs, "--data.test_share=0.1", "--ckpt_path=last"])
+    metrics = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
+    for name in ("loss", "perplexity", "loss_per_word", "loss_per_character"):
+        assert metrics[f"test/{name}"] == pytest.approx(found[f"test_{name}"], rel=1e-6)
+    assert found["test_loss"] != found["eval_loss"]
+
+    (own := tmp_path / "own.txt").write_text("\n\n".join(documents[:3]))
+    model = [
+        "--model=MaskedLanguageModel",
+        f"--model.pretrained={run / 'export'}",
+        "--data=TextDataModule",
+        "--data.length=16",
+    ]
+    model += [f"--data.cache_dir={tmp_path / 'cache'}", *QUIET]
+    losses = []
+    for subcommand, split, metric in (("test", "test", "test/loss"), ("validate", "validation", "val/loss")):
+        cli = train.main([subcommand, *model, f"--data.{split}_path={own}"])
+        losses.append(float(cli.trainer.callback_metrics[metric]))
+    assert losses[0] == losses[1]
+    assert len([path for path in (tmp_path / "cache").glob("tokens-*") if path.is_dir()]) == 1
+    assert list((tmp_path / "cache").glob("docstrings-*")) == []
+    capsys.readouterr()
+    line = complaint(capsys, "test", *model)
+    assert line == "error: there is no test split: give --data.test_share (of the documents) or --data.test_path (a text)"
+
+
 def test_a_run_goes_on_in_its_own_version(tmp_path: Path, experiment: dict[str, Any]) -> None:
     """With other settings on the command line, which those in the checkpoint must not replace."""
     trainer = experiment["trainer"] | {"callbacks": [{"class_path": "LinearWarmupDecay"}]}
@@ -286,7 +320,7 @@ def test_callbacks_of_three_places_and_of_the_list_run_together(
     trainer = train.main(["fit", "--config", config, *QUIET, *options]).trainer
     kinds = [type(callback).__name__ for callback in trainer.callbacks]
     assert {"OneCycleLR", "SparseTraining", "KnowledgeDistillation"} < set(kinds)
-    assert sum(kinds.count(name) for name in ("RunSummary", "FinalValidation", "RunOverview")) == 3
+    assert sum(kinds.count(name) for name in ("RunSummary", "FinalValidation", "FinalTest", "RunOverview")) == 4
     summary = json.loads((tmp_path / "runs" / "tiny" / "version_0" / "summary.json").read_text())
     assert summary["sparsity"]["encoder"] == 0.5
 

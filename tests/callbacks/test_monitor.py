@@ -52,6 +52,7 @@ def test_tags_and_values(tmp_path: Path, text_data: Data) -> None:
     tags = set(log.Tags()["scalars"])
     assert tags - {"epoch", "hp_metric"} == {
         *("train/loss", "val/loss", "val/perplexity", "val/unigram_loss", "lr", "momentum", "throughput/tokens_per_sec"),
+        *("val/loss_per_word", "val/loss_per_character"),
         *("sparsity/model", "sparsity/encoder", "sparsity/embeddings", "kd/loss"),
         *("sparsity/dead_neurons", "sparsity/dead_embedding_rows"),
         *("rigl/drop_fraction", "rigl/churn", "rigl/explored", "rigl/growth_concentration", "rigl/survival"),

@@ -23,7 +23,7 @@ ALWAYS = {
     *("experiment", "status", "seed", "steps", "tokens", "seconds", "train_seconds", "tokens_per_second"),
     *("parameters", "nonzeros", "sparsity", "flops_per_step", "peak_memory_mb", "matmul", "versions", "command"),
 }
-OF_VALIDATION = {"eval_loss", "perplexity", "unigram_loss", "eval_step"}
+OF_VALIDATION = {"eval_loss", "perplexity", "unigram_loss", "loss_per_word", "loss_per_character", "eval_step"}
 
 
 def read(root: Path) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def test_every_line_of_a_sparse_run(tmp_path: Path, text_data: Data, capsys: pyt
         f"RigL, 80.00% of 12 tensors: {stay:,} of {size:,} weights stay",
         f"{(size - stay) / whole:.2%} of the whole model: {whole - size + stay:,} of {whole:,} weights stay",
     ]
-    train, validation = len(corpus.train.tokens), len(corpus.validation.tokens)
+    train, validation = (len(stream.tokens) for stream in corpus.splits.values())
     assert said["data"] == [
         f"{train:,} tokens to train on, {validation:,} to validate with, of 200 documents; vocabulary of {len(data.tokenizer)}"
     ]
@@ -63,6 +63,16 @@ def test_every_line_of_a_sparse_run(tmp_path: Path, text_data: Data, capsys: pyt
     assert "\x1b" not in out
     assert max(len(line) for line in out.splitlines()) <= 100
     assert len(out.splitlines()) <= 15
+
+
+def test_a_test_split_is_said(tmp_path: Path, text_data: Data, capsys: pytest.CaptureFixture[str]) -> None:
+    data = text_data(test_share=0.1)
+    fit(tmp_path / "run", data, [RunOverview()], max_steps=1)
+    train, validation, test = (len(stream.tokens) for stream in data.splits.values())
+    assert block(capsys.readouterr().out)["data"] == [
+        f"{train:,} tokens to train on, {validation:,} to validate with, {test:,} to test with, of 200 documents; "
+        f"vocabulary of {len(data.tokenizer)}"
+    ]
 
 
 def test_a_dense_run_has_no_sparsity_and_no_figures_to_show(

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from datamodules.masking import Masking
 from datamodules.streams import NULL_EXAMPLE, EvaluationSampler, ResumableLoader, StreamSampler
 from datamodules.text import MaskedLMBatch, MaskedLMDataset, _already_a_batch
-from datamodules.token_cache import TokenStream
+from datamodules.token_cache import TextSize, TokenStream
 from datamodules.tokenizers import load_tokenizer
 from objectives.masked_lm import IGNORE_INDEX
 
@@ -35,7 +35,7 @@ def make_dataset(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> MakeData
     """A dataset over ``tokens`` random ordinary tokens."""
 
     def make(tokens: int, seed: int = 0) -> MaskedLMDataset:
-        stream = TokenStream(tmp_path / f"{tokens}.bin", "<u2")
+        stream = TokenStream(tmp_path / f"{tokens}.bin", "<u2", TextSize(documents=1, words=tokens, characters=tokens))
         ordinary = np.random.default_rng(0).integers(5, len(tokenizer), tokens)
         ordinary.astype(stream.dtype).tofile(stream.file)
         return MaskedLMDataset(stream, LENGTH, tokenizer, Masking(), seed)

@@ -10,20 +10,21 @@ import pytest
 import torch
 
 from datamodules import Masking, TextDataModule
+from datamodules.token_cache import TextSize
 from datamodules.tokenizers import SPECIAL_TOKENS
 from objectives.masked_lm import IGNORE_INDEX
 
 Data = Callable[..., TextDataModule]
 
 
-def attach(data: TextDataModule, rank: int = 0, ranks: int = 1, max_steps: int = 5) -> TextDataModule:
-    """Give a datamodule what it asks of a trainer that fits, and set it up."""
-    state = SimpleNamespace(fn="fit")
+def attach(data: TextDataModule, rank: int = 0, ranks: int = 1, max_steps: int = 5, stage: str = "fit") -> TextDataModule:
+    """Give a datamodule what it asks of a trainer, of one that fits by default, and set it up."""
+    state = SimpleNamespace(fn=stage)
     data.trainer = SimpleNamespace(
         state=state, max_steps=max_steps, accumulate_grad_batches=2, global_rank=rank, world_size=ranks
     )
     data.prepare_data()
-    data.setup("fit")
+    data.setup(stage)
     return data
 
 
@@ -49,11 +50,11 @@ def test_validation_is_the_same_whatever_the_training_settings(text_data: Data) 
         assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-def counted_labels(data: Data, ranks: int, **options: object) -> list[list[int]]:
-    """Labels of all validation examples that count, of all ranks together, in no order."""
+def counted_labels(data: Data, ranks: int, split: str = "val", **options: object) -> list[list[int]]:
+    """Labels of all examples of validation, or of the test, that count, of all ranks together, in no order."""
     rows = []
     for rank in range(ranks):
-        for batch in attach(data(**options), rank, ranks).val_dataloader():
+        for batch in getattr(attach(data(**options), rank, ranks), f"{split}_dataloader")():
             rows += [row for row in batch["labels"].tolist() if row[0] != IGNORE_INDEX]
     return sorted(rows)
 
@@ -71,6 +72,80 @@ def test_so_many_sequences_are_validated_on_for_any_number_of_devices_and_any_ba
     assert all(row in every for row in some)
     assert counted_labels(text_data, ranks, **options) == every
     assert counted_labels(text_data, ranks, eval_sequences=len(every) + 1, **options) == every
+
+
+@pytest.fixture(scope="module")
+def dev_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text beside the corpus, of one document."""
+    file = tmp_path_factory.mktemp("dev") / "dev.jsonl"
+    file.write_text(json.dumps({"body": "the students learn and the teachers forget. " * 40}) + "\n")
+    return file
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_the_test_split_is_scored_like_validation_and_is_another(text_data: Data, ranks: int) -> None:
+    options = {"validation_share": 0.3, "test_share": 0.3, "eval_batch_size": 3}
+    every = counted_labels(text_data, 1, "test", **options)
+    some = counted_labels(text_data, ranks, "test", eval_sequences=7, **options)
+    assert len(some) == 7 < len(every)
+    assert all(row in every for row in some)
+    assert counted_labels(text_data, ranks, "test", **options) == every
+    validation = counted_labels(text_data, 1, **options)
+    assert validation == counted_labels(text_data, 1, validation_share=0.3)
+    assert validation != every
+
+
+def test_a_text_of_its_own_is_a_whole_split_and_nothing_is_held_out_for_it(text_data: Data, dev_text: Path) -> None:
+    own = [{"path": str(dev_text), "column": "body"}]
+    shares = {"validation_share": 0.4, "test_share": 0.4}
+    plain = attach(text_data(**shares)).splits
+    both = attach(text_data(validation_path=own, test_path=own, **shares)).splits
+    assert both["train"].size.documents == 200
+    for split, other in (("validation", "test"), ("test", "validation")):
+        assert both[split].size == TextSize(documents=1, words=7 * 40, characters=44 * 40)
+        mixed = attach(text_data(**{f"{split}_path": own}, **shares)).splits
+        assert mixed[split].file.read_bytes() == both[split].file.read_bytes()
+        assert mixed[other].file.read_bytes() == plain[other].file.read_bytes()
+        assert mixed["train"].size.documents == 120
+    column = attach(text_data(validation_path=str(dev_text), column="body", tokenizer=None, path=str(dev_text))).splits
+    assert column["train"].size == column["validation"].size == both["test"].size
+
+
+def test_the_vocabulary_is_that_of_the_training_text(corpus: Path, dev_text: Path, cache_dir: Path) -> None:
+    options = {"vocabulary_size": 200, "cache_dir": str(cache_dir)}
+    own = [{"path": str(dev_text), "column": "body"}]
+    with_own = attach(TextDataModule(str(corpus), validation_path=own, **options)).tokenizer.get_vocab()
+    assert with_own == attach(TextDataModule(str(corpus), **options)).tokenizer.get_vocab()
+
+
+@pytest.mark.parametrize(("stage", "split"), [("validate", "validation"), ("test", "test")])
+def test_a_text_of_its_own_is_scored_without_the_training_text(
+    text_data: Data, dev_text: Path, stage: str, split: str
+) -> None:
+    own = [{"path": str(dev_text), "column": "body"}]
+    data = attach(text_data(path="nowhere.txt", **{f"{split}_path": own}), stage=stage)
+    assert data.splits.keys() == {split}
+    assert data.unigram_log_probabilities is None
+    loader = data.val_dataloader() if stage == "validate" else data.test_dataloader()
+    assert sum(len(batch["labels"]) for batch in loader) == -(-len(data.splits[split].tokens) // 14)
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.txt"):
+        attach(data)
+
+
+def test_without_a_test_split_there_is_no_test(text_data: Data, cache_dir: Path) -> None:
+    with pytest.raises(ValueError, match=r"no test split: give --data\.test_share .* or --data\.test_path"):
+        attach(text_data(cache_dir=str(cache_dir)), stage="test")
+    assert not cache_dir.exists()
+    assert attach(text_data(test_share=0.01), stage="test").splits["test"].size.documents == 2
+
+
+def test_what_is_wrong_with_a_text_of_its_own_is_said_of_it(text_data: Data, tmp_path: Path) -> None:
+    (empty := tmp_path / "empty.txt").write_text("\n")
+    with pytest.raises(ValueError, match="test_path: the corpus is empty"):
+        attach(text_data(test_path=str(empty)))
+    (foreign := tmp_path / "foreign.txt").write_text("日本語 " * 50)
+    with pytest.warns(UserWarning, match=r"100% of the validation tokens are \[UNK\]"):
+        attach(text_data(validation_path=str(foreign)))
 
 
 def test_the_seed_of_the_run_is_taken_where_none_is_given(text_data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +180,7 @@ def test_many_sources_are_one_corpus(tmp_path: Path, cache_dir: Path) -> None:
         {"path": str(tmp_path / "rows.jsonl"), "column": "body"},
     ]
     data = attach(TextDataModule(paths, vocabulary_size=200, cache_dir=str(cache_dir)))
-    tokens = torch.cat([torch.from_numpy(s.tokens.astype("int64")) for s in (data.corpus.train, data.corpus.validation)])
+    tokens = torch.cat([torch.from_numpy(stream.tokens.astype("int64")) for stream in data.splits.values()])
     assert int((tokens == data.tokenizer.sep_token_id).sum()) == 61
     assert data.tokenizer.convert_tokens_to_ids("dense") in tokens
 
@@ -183,6 +258,8 @@ BAD_SETTINGS = [
     ("batch_size", 0),
     ("validation_share", 0.0),
     ("validation_share", 1.0),
+    ("test_share", -0.1),
+    ("test_share", 0.95),
 ]
 
 

@@ -7,17 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pytorch_lightning import seed_everything
+from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
 from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM, RobertaConfig, RobertaForMaskedLM
 
-from callbacks import ExportPretrained, RigL
+from callbacks import ExportPretrained, FinalTest, RigL
 from datamodules import TextDataModule
 from datamodules.masking import Masking
+from datamodules.tokenizers import SPECIAL_TOKENS
 from helpers import CONFIG, Recorder, assert_identical, copies, fit, parameters, tiny_bert, tiny_trainer
 from lightning_modules import MaskedLanguageModel
 
 Data = Callable[..., TextDataModule]
+NAMES = ("loss", "perplexity", "loss_per_word", "loss_per_character", "unigram_loss")
 
 
 @torch.no_grad()
@@ -75,21 +77,75 @@ def test_validation_does_not_depend_on_training_settings(tmp_path: Path, text_da
         )
         for options in ({}, {"seed": 5, "masking": Masking(rate=0.4, mask_share=0.5)}, {"eval_batch_size": 3})
     ]
-    assert losses[0][0].keys() == {"val/loss", "val/perplexity", "val/unigram_loss"}
+    assert losses[0][0].keys() == {f"val/{name}" for name in NAMES}
     assert losses[1] == losses[0]
     assert losses[2][0] == pytest.approx(losses[0][0], rel=1e-6)
 
 
 @pytest.mark.parametrize("subcommand", ["validate", "test"])
-def test_an_exported_directory_validates_to_the_loss_of_its_run(tmp_path: Path, text_data: Data, subcommand: str) -> None:
-    callbacks = [RigL(every=2), ExportPretrained()]
-    trainer = fit(tmp_path, text_data(), callbacks, max_steps=6, limit_val_batches=1.0, module=tiny_bert(dropout=0.1))
+def test_an_exported_directory_scores_the_losses_of_its_run(tmp_path: Path, text_data: Data, subcommand: str) -> None:
+    callbacks = [RigL(every=2), FinalTest(), ExportPretrained()]
+    options = {"test_share": 0.2}
+    trainer = fit(tmp_path, text_data(**options), callbacks, 6, tiny_bert(dropout=0.1), limit_val_batches=1.0)
     export = str(tmp_path / "export")
-    again = tiny_trainer(tmp_path, [], 1, limit_val_batches=1.0, limit_test_batches=1.0)
+    again = tiny_trainer(tmp_path, [], 1, limit_val_batches=1.0)
     module = tiny_bert(config=None, pretrained=export)
-    (metrics,) = getattr(again, subcommand)(module, text_data(tokenizer=export, eval_batch_size=5), verbose=False)
+    data = text_data(tokenizer=export, eval_batch_size=5, **options)
+    (metrics,) = getattr(again, subcommand)(module, data, verbose=False)
     prefix = subcommand.removesuffix("idate")
-    assert metrics[f"{prefix}/loss"] == pytest.approx(float(trainer.callback_metrics["val/loss"]), abs=1e-5)
+    assert metrics.keys() == {f"{prefix}/{name}" for name in NAMES}
+    for name, value in metrics.items():
+        assert value == pytest.approx(float(trainer.callback_metrics[name]), rel=1e-5)
+
+
+def test_a_text_of_its_own_is_scored_as_a_whole_by_any_model(tmp_path: Path, text_data: Data, encoder_dir: Path) -> None:
+    """Token frequencies of the training text, which is not read, are not there to compare with."""
+    (file := tmp_path / "dev.txt").write_text("the students learn and forget.\n" * 40)
+    data = text_data(path="nowhere.txt", validation_path=str(file), eval_batch_size=3)
+    module = tiny_bert(config=None, pretrained=str(encoder_dir))
+    (metrics,) = tiny_trainer(tmp_path, [], 1, limit_val_batches=1.0).validate(module, data, verbose=False)
+    model = AutoModelForMaskedLM.from_pretrained(encoder_dir).eval()
+    sums = [summed_loss(model, batch) for batch in data.val_dataloader()]
+    loss = sum(loss for loss, _ in sums) / sum(count for _, count in sums)
+    tokens = 40 * len(data.tokenizer("the students learn and forget.", add_special_tokens=False).input_ids)
+    assert tokens + 1 == len(data.splits["validation"].tokens)
+    assert metrics == {
+        "val/loss": pytest.approx(loss, rel=1e-6),
+        "val/perplexity": pytest.approx(math.exp(loss), rel=1e-5),
+        "val/loss_per_word": pytest.approx(loss * tokens / (40 * 5), rel=1e-6),
+        "val/loss_per_character": pytest.approx(loss * tokens / (40 * 30), rel=1e-6),
+    }
+
+
+def vocabulary_file(directory: Path, *entries: str) -> str:
+    file = directory / "vocab.txt"
+    file.write_text("\n".join([*SPECIAL_TOKENS, *entries, *(f"[unused{number}]" for number in range(40))]) + "\n")
+    return str(file)
+
+
+@pytest.mark.parametrize("eval_sequences", [None, 3])
+def test_vocabularies_compare_by_words_and_characters(tmp_path: Path, text_data: Data, eval_sequences: int | None) -> None:
+    """A model that knows nothing but the size of its vocabulary, on words that are one, two or three tokens."""
+    (file := tmp_path / "text.txt").write_text("été été\nété\n\n" * 30)  # 3 words and 10 characters a document
+    for entries in (["été"], ["é", "##té"], ["é", "##t", "##é"]):
+        path = vocabulary_file(tmp_path, "A", *entries)  # a capital, or accents would go
+        module = tiny_bert()
+        data = text_data(path="nowhere.txt", tokenizer=path, test_path=str(file), eval_sequences=eval_sequences)
+        trainer = tiny_trainer(tmp_path, [NothingLearnt()], 1)
+        (metrics,) = trainer.test(module, data, verbose=False)
+        surprise = math.log(len(data.tokenizer))
+        assert metrics["test/loss"] == pytest.approx(surprise, rel=1e-6)
+        assert metrics["test/loss_per_word"] == pytest.approx(len(entries) * surprise, rel=1e-6)
+        assert metrics["test/loss_per_character"] == pytest.approx(len(entries) * surprise * 3 / 10, rel=1e-6)
+
+
+class NothingLearnt(Callback):
+    """Gives every token the same probability."""
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        with torch.no_grad():
+            for parameter in pl_module.model.cls.parameters():
+                parameter.zero_()
 
 
 def test_training_goes_on_in_train_mode_after_validation(tmp_path: Path, text_data: Data) -> None:

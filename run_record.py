@@ -37,11 +37,18 @@ class RunRecord:
         eval_loss: in nats.
         perplexity: its exponential.
         unigram_loss: what word frequencies alone would reach, in nats.
+        loss_per_word: the eval loss per word, in nats.
+        loss_per_character: the eval loss per character, in nats.
+        test_loss: of text that neither trained nor chose anything, in nats.
+        test_perplexity: its exponential.
+        test_loss_per_word: the test loss per word, in nats.
+        test_loss_per_character: the test loss per character, in nats.
         task: of GLUE; None for pretraining.
         metrics: of the task, as fractions of 1; NaN where one is not defined.
         degenerate: whether the model has learnt nothing of its task.
         pretrained: directory or hub id of the model that the run started from.
-        flops_per_step: floating-point operations of an optimizer step over all ranks.
+        flops_per_step: floating-point operations of an optimizer step over all ranks, a teacher's forward pass included.
+        sparse_flops_per_step: of these, the ones that zeros would save if all weights with a mask were zero.
         peak_memory_mb: most memory held.
         matmul: library that multiplies fp32 matrices.
         versions: of Python and of the packages.
@@ -66,11 +73,18 @@ class RunRecord:
     eval_loss: float | None = None
     perplexity: float | None = None
     unigram_loss: float | None = None
+    loss_per_word: float | None = None
+    loss_per_character: float | None = None
+    test_loss: float | None = None
+    test_perplexity: float | None = None
+    test_loss_per_word: float | None = None
+    test_loss_per_character: float | None = None
     task: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     degenerate: bool | None = None
     pretrained: str | None = None
     flops_per_step: int | None = None
+    sparse_flops_per_step: int | None = None
     peak_memory_mb: float | None = None
     matmul: str | None = None
     versions: dict[str, str] = field(default_factory=dict)

@@ -20,7 +20,7 @@ from reports.frontier import frontier_points, frontier_table
 from reports.lengths import lengths_of, lengths_table
 from reports.masks import masks_table
 from reports.page import page_tables
-from reports.pretraining import by_model, pretraining_table, runs_table
+from reports.pretraining import by_model_and_length, pretraining_table, runs_table
 from reports.results import own_results, published_results, results_table, spread_table, unfinished_table
 from reports.rows import rows_of
 from reports.runs import Run, best_run, read_runs
@@ -79,7 +79,7 @@ def report_runs(arguments: list[str]) -> None:
     candidates += [unfinished_table(runs), pretraining_table(runs)] + ([runs_table(runs)] if options.single else [])
     show([table for table in candidates if table.rows], options.format)
     if options.format == "terminal":
-        for run in map(best_run, by_model(runs).values()):
+        for run in map(best_run, by_model_and_length(runs).values()):
             exported = ", Hugging Face model in export/" if (run.directory / "export").is_dir() else ""
             events = ", TensorBoard events" if any(run.directory.glob("events.out.tfevents.*")) else ""
             print(f"{run.directory}: summary.json{events}{exported}")

@@ -49,7 +49,11 @@ def read_curves(rows: Sequence[Row]) -> tuple[list[Curves], list[str]]:
 
 
 def logged_scalars(run: Path) -> dict[str, dict[int, float]]:
-    """Losses by step in the TensorBoard events of a run, or in its ``csv/version_N/metrics.csv``; the last one of a step."""
+    """Losses by step in the TensorBoard events of a run, or in its ``csv/version_N/metrics.csv``; the last one of a step.
+
+    Raises:
+        ValueError: a file is broken.
+    """
     found: dict[str, dict[int, float]] = {TRAIN: {}, VALIDATION: {}}
     if any(run.glob("events.out.tfevents.*")):
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # only here: it takes its time
@@ -60,14 +64,22 @@ def logged_scalars(run: Path) -> dict[str, dict[int, float]]:
             found[tag] = {event.step: event.value for event in events.Scalars(tag)}
     files = sorted(run.glob("csv/version_*/metrics.csv"), key=lambda file: (len(file.parent.name), file))
     for file in files if not any(found.values()) else []:
-        with file.open(encoding="utf-8", newline="") as stream:
-            for line in csv.DictReader(stream):
-                for tag, values in found.items():
-                    if line.get(tag) and line.get("step"):
-                        values[int(line["step"])] = float(line[tag])
+        try:
+            add_csv(file, found)
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
     return {
         tag: {step: values[step] for step in sorted(values) if math.isfinite(values[step])} for tag, values in found.items()
     }
+
+
+def add_csv(file: Path, found: dict[str, dict[int, float]]) -> None:
+    """Put the losses of a ``metrics.csv`` into ``found``."""
+    with file.open(encoding="utf-8", newline="") as stream:
+        for line in csv.DictReader(stream):
+            for tag, values in found.items():
+                if line.get(tag) and line.get("step"):
+                    values[int(line["step"])] = float(line[tag])
 
 
 def smoothed(curve: Mapping[int, float]) -> dict[int, float]:

@@ -29,10 +29,10 @@ def compact(value: float) -> str:
     if value >= 1e10:
         exponent = int(np.floor(np.log10(value) + 1e-9))
         raised = str(exponent).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
-        return f"{value / 10**exponent:.2g}×10{raised}"
+        return f"{value / 10**exponent:.3g}×10{raised}"
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= size:
-            return f"{value / size:.3g}{unit}"
+            return f"{value / size:.4g}{unit}"
     return f"{value:.3g}"
 
 
@@ -43,7 +43,7 @@ def log_ticks(low: float, high: float) -> list[float]:
         ticks = [digit * 10.0**decade for decade in decades for digit in digits if low <= digit * 10.0**decade <= high]
         if len(ticks) > 2:
             return ticks
-    return [tick for tick in MaxNLocator(5).tick_values(low, high) if low <= tick <= high]
+    return [tick for tick in MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(low, high) if low <= tick <= high]
 
 
 def frontier_figure(points: Sequence[Point], loss: Loss) -> Figure:

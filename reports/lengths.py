@@ -62,8 +62,8 @@ def lengths_of(runs: Iterable[Run], control: str | None = None, baseline: str | 
     counted, complaints = counted_runs(run for run in runs if run.task is None)
     by_row: dict[str, dict[int, list[Run]]] = {}
     for run in counted:
-        if run.record.steps:
-            by_row.setdefault(run.model, {}).setdefault(run.record.steps, []).append(run)
+        if run.length:
+            by_row.setdefault(run.model, {}).setdefault(run.length, []).append(run)
     rows = {
         name: {steps: Row(name, group, {}) for steps, group in sorted(lengths.items())} for name, lengths in by_row.items()
     }

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from objectives.glue import GLUE
-from reports.pretraining import by_model
+from reports.pretraining import by_model_and_length
 from reports.results import TASKS, by_row_and_task
 from reports.rows import loss_of, spread
 from reports.runs import TUNE, Run
@@ -63,7 +63,7 @@ def panels_of(runs: Sequence[Run]) -> list[Panel]:
     """The eval loss of pretraining, then the tasks, as far as there are finished runs."""
     losses = {
         model: [(loss, False) for run in group if (loss := loss_of(run, "eval_loss")) is not None]
-        for model, group in by_model(runs).items()
+        for model, group in by_model_and_length(runs).items()
     }
     panels = [Panel("eval loss, nats", losses, ".3f", -1)]
     groups = by_row_and_task(runs)

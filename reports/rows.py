@@ -55,7 +55,7 @@ def common_loss(runs: Iterable[Run]) -> Loss:
 def counted_runs(runs: Iterable[Run]) -> tuple[list[Run], list[str]]:
     """Finished runs that are not there to choose an option, each seed of the same fit once, and a line for each left out.
 
-    Two fits are the same if model, steps and seed are, and of a task also the model that it started from and the options that
+    Two fits are the same if model, length and seed are, and of a task also the model that it started from and the options that
     a sweep gave it.
     """
     first: dict[tuple[object, ...], Run] = {}
@@ -63,7 +63,7 @@ def counted_runs(runs: Iterable[Run]) -> tuple[list[Run], list[str]]:
     for run in runs:
         if not run.record.finished or run.stage == TUNE:
             continue
-        key: tuple[object, ...] = (run.model, run.record.steps, run.record.seed)
+        key: tuple[object, ...] = (run.model, run.length, run.record.seed)
         if run.task:
             key += (run.task, run.protocol, run.record.pretrained, json.dumps(run.settings, sort_keys=True, default=str))
         if run.record.seed is not None and first.setdefault(key, run) is not run:
@@ -86,11 +86,11 @@ def rows_of(runs: Iterable[Run]) -> tuple[list[Row], list[str]]:
     rows = []
     for name in dict.fromkeys(run.model for run in counted):
         own = [run for run in counted if run.model == name]
-        longest = max((run.record.steps or 0 for run in own if not run.task), default=0)
-        short = [run for run in own if not run.task and (run.record.steps or 0) < longest]
+        longest = max((run.length for run in own if not run.task), default=0)
+        short = [run for run in own if not run.task and run.length < longest]
         if short:
             complaints.append(
-                f"{name}: {len(short)} runs of fewer than {longest:,} steps left out; report.py lengths has them"
+                f"{name}: runs of fewer than {longest:,} steps left out ({len(short)}); report.py lengths has them"
             )
         not_of = {run.directory.resolve() for run in short}
         tasks: dict[str, list[Run]] = {}
@@ -132,7 +132,7 @@ def training_flops(record: RunRecord) -> tuple[float | None, float | None]:
 
     Only products with sparse tensors cost less, by the share of their weights that was on over training. A run that has not
     recorded how many these are (``sparse_flops_per_step``) is taken as one of sparse encoder matrices, at 6 operations a weight
-    and token, if its embeddings have no zeros.
+    and token, if its embeddings have no zeros; for STE, whose gradients stay dense, that is 2 too cheap.
     """
     if record.flops_per_step is None or not record.steps:
         return None, None
@@ -164,4 +164,4 @@ def spread(values: Sequence[float], form: str, runs: int | None = None) -> str:
 
 def scientific(value: float | None) -> str:
     """A large number in a cell: ``1.23e15``."""
-    return "" if value is None else f"{value:.2e}".replace("e+", "e")
+    return "" if value is None else f"{value:.2e}".replace("e+0", "e").replace("e+", "e")

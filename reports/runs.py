@@ -41,6 +41,12 @@ class Run:
         return self.record.task
 
     @property
+    def length(self) -> int:
+        """Optimizer steps that a sweep gave the run, else those it made."""
+        steps = self.settings.get("trainer.max_steps")
+        return steps if isinstance(steps, int) else self.record.steps or 0
+
+    @property
     def degenerate(self) -> bool:
         return bool(self.record.degenerate)
 

@@ -12,7 +12,19 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 
 import callbacks.run_summary
-from callbacks import GMP, STE, FinalValidation, LRRangeTest, OneCycleLR, RandomState, RigL, RunSummary, SparseTraining
+from callbacks import (
+    GMP,
+    STE,
+    ExportPretrained,
+    FinalValidation,
+    KnowledgeDistillation,
+    LRRangeTest,
+    OneCycleLR,
+    RandomState,
+    RigL,
+    RunSummary,
+    SparseTraining,
+)
 from cpu import matmul_library
 from datamodules import TextDataModule
 from helpers import Recorder, fit, parameters, tiny_bert
@@ -88,6 +100,16 @@ def test_flops_of_a_step_are_those_of_its_matrix_products(tmp_path: Path, text_d
     attention = 2 * 2 * 2 * batch * length * length * hidden
     # the backward pass has two products for each of the forward pass, and fused attention computes its scores again
     assert read(tmp_path)["flops_per_step"] == 2 * (3 * (linear + head) + 3.5 * attention)
+
+
+def test_a_teachers_forward_pass_counts(tmp_path: Path, text_data: Data) -> None:
+    fit(tmp_path, text_data(), [ExportPretrained(), RunSummary()], max_steps=1)
+    alone = read(tmp_path)["flops_per_step"]
+    fit(tmp_path, text_data(), [KnowledgeDistillation(str(tmp_path / "export")), RunSummary()], max_steps=1)
+    batch, length, masked, hidden, inner, vocabulary = 8, 16, 2, 32, 64, 120
+    linear = 2 * 2 * batch * length * (4 * hidden * hidden + 2 * hidden * inner)
+    head = 2 * batch * masked * hidden * (hidden + vocabulary)
+    assert read(tmp_path)["flops_per_step"] == alone + linear + head + 2 * 2 * 2 * batch * length * length * hidden
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,12 @@
 """Tables and plots of finished runs.
 
-``python report.py RUNS …`` reads each run's ``summary.json`` and nothing else: pretraining in one table, GLUE as it is published,
-each with the spread over the runs of a model. ``python report.py budget --config FILE …`` says how many weights a fit would
-keep, ``python report.py budget DIRECTORY`` how many an exported model has, ``python report.py masks RUN [RUN]`` what masks look
-like. (Directories of runs with these names are ``./budget`` and ``./masks``.)
+``python report.py RUNS …`` reads each run's ``summary.json``, and the ``sweep.json`` above it: pretraining in one table, GLUE as
+it is published, each with the spread over the runs of a model. Commands, each with ``--help``:
+
+``page RUNS …`` is the page of results: a row a model with losses, GLUE and costs, published rows, and what was tuned;
+``frontier RUNS …`` compares rows by what they cost, ``lengths RUNS …`` by the length of training, ``curves RUNS …`` draws losses
+over training; ``budget --config FILE …`` says how many weights a fit would keep, ``budget DIRECTORY`` how many an exported model
+has; ``masks RUN [RUN]`` what masks look like. (Directories of runs with these names are ``./page`` and so on.)
 """
 
 import sys
@@ -12,10 +15,15 @@ from pathlib import Path
 from typing import get_args
 
 from arguments import OneLineParser, one_line_errors
+from reports.curves import read_curves
+from reports.frontier import frontier_points, frontier_table
+from reports.lengths import lengths_of, lengths_table
 from reports.masks import masks_table
-from reports.pretraining import by_model, pretraining_table, runs_table
+from reports.page import page_tables
+from reports.pretraining import by_model_and_length, pretraining_table, runs_table
 from reports.results import own_results, published_results, results_table, spread_table, unfinished_table
-from reports.runs import best_run, read_runs
+from reports.rows import rows_of
+from reports.runs import Run, best_run, read_runs
 from reports.tables import Format, Table
 
 
@@ -26,37 +34,131 @@ def parser_of(command: str, description: str | None) -> OneLineParser:
     return parser
 
 
+def parser_of_runs(command: str, description: str | None) -> OneLineParser:
+    """What all reports on runs have in common."""
+    parser = parser_of(command, description)
+    parser.add_argument("runs", type=Path, nargs="+", help="directories of runs, experiments, sweeps or of all runs")
+    return parser
+
+
+def read(paths: list[Path]) -> list[Run]:
+    """The runs at or below ``paths``; what cannot be read is named on stderr and left out.
+
+    Raises:
+        ValueError: there is none.
+    """
+    runs, complaints = read_runs(paths)
+    complain(complaints)
+    if not runs:
+        raise ValueError(f"{', '.join(map(str, paths))}: no summary.json there that can be read")
+    return runs
+
+
+def complain(complaints: list[str]) -> None:
+    """What is left out of a report, a line each on stderr."""
+    for complaint in complaints:
+        print(complaint, file=sys.stderr)
+
+
 def show(tables: list[Table], form: Format) -> None:
     """Print tables, an empty line between two."""
     print("\n".join(table.render(form) for table in tables), end="")
 
 
 def report_runs(arguments: list[str]) -> None:
-    """Print the tables of runs and where their files are; what cannot be read is named on stderr and left out."""
-    parser = parser_of("", __doc__)
-    parser.add_argument("runs", type=Path, nargs="+", help="directories of runs, experiments, sweeps or of all runs")
+    """Print the tables of runs and where their files are."""
+    parser = parser_of_runs("", __doc__)
     parser.add_argument("--runs", action="store_true", dest="single", help="also a table with every single run")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw the runs of each task and model (.png, .pdf)")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help="also draw every run: eval loss and tasks (.png, .pdf, .svg)"
+    )
     options = parser.parse_args(arguments)
-    runs, complaints = read_runs(options.runs)
-    for complaint in complaints:
-        print(complaint, file=sys.stderr)
-    if not runs:
-        raise ValueError(f"{', '.join(map(str, options.runs))}: no summary.json there that can be read")
+    runs = read(options.runs)
     own = own_results(runs)
     candidates = [results_table([*published_results(), *own]), spread_table(runs)] if own else []
     candidates += [unfinished_table(runs), pretraining_table(runs)] + ([runs_table(runs)] if options.single else [])
     show([table for table in candidates if table.rows], options.format)
     if options.format == "terminal":
-        for run in map(best_run, by_model(runs).values()):
+        for run in map(best_run, by_model_and_length(runs).values()):
             exported = ", Hugging Face model in export/" if (run.directory / "export").is_dir() else ""
             events = ", TensorBoard events" if any(run.directory.glob("events.out.tfevents.*")) else ""
             print(f"{run.directory}: summary.json{events}{exported}")
         print("Curves: make tensorboard, then http://localhost:6006")
     if options.plot is not None:
-        from reports.plot import save_spread  # only here, for the time that matplotlib takes
+        from reports.plot import runs_figure, save  # only here, for the time that matplotlib takes
 
-        save_spread(runs, options.plot)
+        save(runs_figure(runs), options.plot)
+
+
+def report_page(arguments: list[str]) -> None:
+    """Print the page of results."""
+    parser = parser_of_runs(
+        " page",
+        "A row a model: losses with their spread over seeds, the difference to a control, GLUE, and what the model costs. Beside "
+        "it published rows, what was tuned, and what does not count. Rows are those of a sweep, or experiments.",
+    )
+    parser.add_argument("--control", metavar="ROW", help="compare with this row (default: dense + KD, else dense)")
+    options = parser.parse_args(arguments)
+    runs = read(options.runs)
+    tables, complaints = page_tables(runs, options.control)
+    complain(complaints)
+    show([table for table in (*tables, unfinished_table(runs)) if table.rows], options.format)
+
+
+def report_frontier(arguments: list[str]) -> None:
+    """Print, and draw, rows by what they cost."""
+    parser = parser_of_runs(
+        " frontier", "Loss against non-zeros and against training FLOPs: which rows no cheaper one beats."
+    )
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw them (.png, .pdf, .svg)")
+    options = parser.parse_args(arguments)
+    rows, complaints = rows_of(read(options.runs))
+    complain(complaints)
+    points, loss = frontier_points(rows)
+    show([frontier_table(points, loss)], options.format)
+    if options.plot is not None:
+        from reports.figures import frontier_figure
+        from reports.plot import save
+
+        save(frontier_figure(points, loss), options.plot)
+
+
+def report_lengths(arguments: list[str]) -> None:
+    """Print, and draw, rows by the length of training."""
+    parser = parser_of_runs(
+        " lengths",
+        "Loss minus that of the control with the same seed after as many steps. Runs of several lengths are those of a sweep "
+        "over trainer.max_steps, or of several directories.",
+    )
+    parser.add_argument("--control", metavar="ROW", help="compare with this row (default: dense)")
+    parser.add_argument("--baseline", metavar="ROW", help="say from which length on rows beat this one (default: static)")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw them (.png, .pdf, .svg)")
+    options = parser.parse_args(arguments)
+    lengths, complaints = lengths_of(read(options.runs), options.control, options.baseline)
+    complain(complaints)
+    show([lengths_table(lengths)], options.format)
+    if options.plot is not None:
+        from reports.figures import lengths_figure
+        from reports.plot import save
+
+        save(lengths_figure(lengths), options.plot)
+
+
+def report_curves(arguments: list[str]) -> None:
+    """Draw losses over training."""
+    parser = parser_of_runs(
+        " curves",
+        "Loss of training and of validation over steps, of the first seed of each row, from TensorBoard events or metrics.csv.",
+    )
+    parser.add_argument("--plot", type=Path, metavar="FILE", required=True, help="what to draw (.png, .pdf, .svg)")
+    options = parser.parse_args(arguments)
+    rows, complaints = rows_of(read(options.runs))
+    curves, missing = read_curves(rows)
+    complain(complaints + missing)
+    from reports.figures import curves_figure
+    from reports.plot import save
+
+    save(curves_figure(curves), options.plot)
 
 
 def report_budget(arguments: list[str]) -> None:
@@ -96,7 +198,14 @@ def report_masks(arguments: list[str]) -> None:
     show([masks_table(options.run, options.other)], options.format)
 
 
-COMMANDS = {"budget": report_budget, "masks": report_masks}
+COMMANDS = {
+    "page": report_page,
+    "frontier": report_frontier,
+    "lengths": report_lengths,
+    "curves": report_curves,
+    "budget": report_budget,
+    "masks": report_masks,
+}
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -48,7 +48,8 @@ class RunRecord:
         metrics: of the task, as fractions of 1; NaN where one is not defined.
         degenerate: whether the model has learnt nothing of its task.
         pretrained: directory or hub id of the model that the run started from.
-        flops_per_step: floating-point operations of an optimizer step over all ranks.
+        flops_per_step: floating-point operations of an optimizer step over all ranks, a teacher's forward pass included.
+        sparse_flops_per_step: of these, the ones that zeros would save if all weights with a mask were zero.
         peak_memory_mb: most memory held.
         matmul: library that multiplies fp32 matrices.
         versions: of Python and of the packages.
@@ -84,6 +85,7 @@ class RunRecord:
     degenerate: bool | None = None
     pretrained: str | None = None
     flops_per_step: int | None = None
+    sparse_flops_per_step: int | None = None
     peak_memory_mb: float | None = None
     matmul: str | None = None
     versions: dict[str, str] = field(default_factory=dict)

@@ -8,13 +8,14 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities.exceptions import SIGTERMException
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_backward_flop, sdpa_flop
 from transformers import PreTrainedModel
 
@@ -23,7 +24,9 @@ from callbacks.monitor import sparsity_totals
 from callbacks.sparse_training import sparse_training
 from cpu import matmul_library
 from internals import begin_and_end_always
+from objectives.parameter_groups import encoder_weights
 from run_record import RunRecord, Status, experiment_name
+from sparsity import SparseStepping, methods
 
 EVALUATION = {
     "val/loss": "eval_loss",
@@ -54,6 +57,21 @@ def peak_memory_mb() -> float:
         return torch.cuda.max_memory_allocated() / 1e6
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def sparse_flops(model: PreTrainedModel, sparse: SparseStepping, batch: Mapping[str, Tensor]) -> int:
+    """Operations of a micro-batch that zeros would save if all weights with a mask were zero.
+
+    A weight of a linear layer takes 6 a position: 2 forward, 2 for the gradient of its input and 2 for its own, which a method
+    that keeps what is off (STE, movement) needs whole. The encoder sees every token, the head the predicted ones alone;
+    looking up an embedding costs nothing.
+    """
+    a_weight = 4 if isinstance(sparse.method, methods.KeepPrunedValues) else 6
+    masked = {id(weight) for name, weight in model.named_parameters() if name in sparse.masks}
+    encoder = {id(weight) for weight in encoder_weights(model).values()}
+    tokens, predicted = batch["input_ids"].numel(), batch["positions"].numel() if "positions" in batch else 0
+    layers = (layer.weight for layer in model.modules() if isinstance(layer, nn.Linear) and id(layer.weight) in masked)
+    return sum(a_weight * weight.numel() * (tokens if id(weight) in encoder else predicted) for weight in layers)
 
 
 class RunSummary(Callback):
@@ -98,6 +116,9 @@ class RunSummary(Callback):
             self._flops.__exit__(None, None, None)
             micro_batches = trainer.accumulate_grad_batches * trainer.world_size
             self.results["flops_per_step"] = self._flops.get_total_flops() * micro_batches
+            if (sparse := sparse_training(trainer)) is not None:
+                flops = sparse_flops(cast(PreTrainedModel, pl_module.model), sparse, batch)
+                self.results["sparse_flops_per_step"] = flops * micro_batches
             self._flops = None
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -20,9 +20,21 @@ def by_model(runs: Iterable[Run]) -> dict[str, list[Run]]:
     return {model: list(group) for model, group in groupby(finished, key=lambda run: run.model)}
 
 
+def by_model_and_length(runs: Iterable[Run]) -> dict[str, list[Run]]:
+    """:func:`by_model`, but rows of a sweep that were pretrained for several lengths are as many: ``RigL, 1,000 steps``."""
+    found: dict[str, list[Run]] = {}
+    for model, group in by_model(runs).items():
+        lengths = sorted({run.length for run in group})
+        if len(lengths) < 2 or not all(run.row for run in group):
+            found[model] = group
+        else:
+            found |= {f"{model}, {steps:,} steps": [run for run in group if run.length == steps] for steps in lengths}
+    return found
+
+
 def pretraining_table(runs: Iterable[Run]) -> Table:
     """One row a model, with the spread of its eval losses where any model has several finished runs."""
-    groups = by_model(runs)
+    groups = by_model_and_length(runs)
     several = any(len(group) > 1 for group in groups.values())
     rows = []
     for model, group in groups.items():

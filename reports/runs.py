@@ -3,12 +3,15 @@
 import dataclasses
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from objectives.glue import GLUE, glue_task
 from run_record import SUMMARY, RunRecord, model_name, read_object
+
+SWEEP = "sweep.json"
+TUNE = "tune"  # the stage of runs that choose an option
 
 
 @dataclass(frozen=True)
@@ -20,16 +23,28 @@ class Run:
         record: what is in it, its task under its official name.
         model: what it is a run of: of a finetuning run, the model that it started from.
         protocol: of the sweep that it is part of; empty for none.
+        row: of the tables of a sweep that has rows; empty for none.
+        stage: of that sweep. What was fitted to choose an option (``tune``) is a run of no model.
+        settings: options that its sweep gave it.
     """
 
     directory: Path
     record: RunRecord
     model: str
     protocol: str = ""
+    row: str = ""
+    stage: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
 
     @property
     def task(self) -> str | None:
         return self.record.task
+
+    @property
+    def length(self) -> int:
+        """Optimizer steps that a sweep gave the run, else those it made."""
+        steps = self.settings.get("trainer.max_steps")
+        return steps if isinstance(steps, int) else self.record.steps or 0
 
     @property
     def degenerate(self) -> bool:
@@ -70,27 +85,64 @@ def find_summaries(paths: Iterable[Path]) -> list[Path]:
 
 
 def read_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
-    """The runs at or below ``paths``, and one line for each file that is broken.
+    """The runs at or below ``paths``, those of a sweep with rows in its order, and one line for each file that is broken.
 
     Raises:
         FileNotFoundError: a path is not there or holds no run.
     """
-    runs, complaints = [], {}
+    runs, sweeps, complaints = [], dict[Path, dict[str, Any]](), {}
     for file in find_summaries(paths):
         try:
             record = checked_task(RunRecord.read(file))
         except (OSError, ValueError) as error:
             complaints[file] = f"{file} skipped: {error}"
             continue
-        above = (parent / "sweep.json" for parent in file.resolve().parents)
-        sweep_file, sweep = next((file for file in above if file.exists()), None), dict[str, Any]()
-        if sweep_file is not None:
+        above = (parent / SWEEP for parent in file.resolve().parents)
+        sweep_file = next((file for file in above if file.exists()), None)
+        if sweep_file is not None and sweep_file not in sweeps:
             try:
-                sweep = read_object(sweep_file)
+                sweeps[sweep_file] = checked_sweep(read_object(sweep_file))
             except (OSError, ValueError) as error:
                 complaints[sweep_file] = f"{sweep_file} skipped, so that rows have the names of what was finetuned: {error}"
-        runs.append(Run(file.parent, record, name_of(record, str(sweep.get("model", ""))), str(sweep.get("protocol", ""))))
-    return runs, list(complaints.values())
+                sweeps[sweep_file] = {}
+        runs.append(run_of(file, record, sweep_file, sweeps[sweep_file] if sweep_file else {}))
+    return in_order_of_sweeps(runs, sweeps), list(complaints.values())
+
+
+def checked_sweep(sweep: dict[str, Any]) -> dict[str, Any]:
+    """The record of a sweep, if its trials are what tables rely on.
+
+    Raises:
+        ValueError: they are something else.
+    """
+    kinds = {"row": str, "stage": str, "settings": dict}
+    trials = sweep.get("trials", {})
+    if not isinstance(trials, dict):
+        raise ValueError(f"trials: an object expected, not {trials!r:.40}")
+    for name, trial in trials.items():
+        if not isinstance(trial, dict) or not all(isinstance(trial.get(key, kind()), kind) for key, kind in kinds.items()):
+            raise ValueError(f"trials.{name}: an object with row, stage and settings expected, not {trial!r:.40}")
+    return sweep
+
+
+def run_of(file: Path, record: RunRecord, sweep_file: Path | None, sweep: dict[str, Any]) -> Run:
+    """A run by its summary and by the sweep that it is part of, whose trials are directories beside ``sweep.json``."""
+    trial_name = file.resolve().relative_to(sweep_file.parent).parts[0] if sweep_file else ""
+    trial = sweep.get("trials", {}).get(trial_name, {})
+    row, stage = trial.get("row", ""), trial.get("stage", "")
+    model = row if row and stage != TUNE else name_of(record, str(sweep.get("model", "")))
+    return Run(file.parent, record, model, str(sweep.get("protocol", "")), row, stage, trial.get("settings", {}))
+
+
+def in_order_of_sweeps(runs: list[Run], sweeps: dict[Path, dict[str, Any]]) -> list[Run]:
+    """The runs of each sweep with rows in the order of its trials, where the first of them was; the others stay in place."""
+    begins, keys = dict[Path, int](), {}
+    for number, run in enumerate(runs):
+        trial = run.directory.resolve().parent
+        trials = list(sweeps.get(trial.parent / SWEEP, {}).get("trials", {})) if run.row else []
+        place = begins.setdefault(trial.parent, number) if run.row else number
+        keys[run.directory] = (place, trials.index(trial.name) if trial.name in trials else 0)
+    return sorted(runs, key=lambda run: keys[run.directory])
 
 
 def checked_task(record: RunRecord) -> RunRecord:

@@ -109,6 +109,124 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
     assert "no summary.json there that can be read" in complaint(run)
 
 
+def write_rows(root: Path) -> None:
+    """Two rows of two lengths as a sweep leaves them, one finetuned, one run of it twice, and one that did not finish."""
+    trials = {}
+
+    def write(name: str, row: str, stage: str, **summary: Any) -> None:
+        trials[name] = {"row": row, "stage": stage, "settings": {"schedule.max_lr": summary.pop("lr", 0.01)}}
+        write_run(root / "sweep", name, **summary)
+
+    for row, shift in (("dense", 0.0), ("static", 0.2), ("RigL", 0.1)):
+        for steps in (1000, 2000):
+            for seed in (0, 1):
+                figures = {"eval_loss": 3 + shift + seed / 10, "nonzeros": 1000 - 800 * bool(shift), "parameters": 1000}
+                cost = {"flops_per_step": 1000, "average_density": 0.2, "sparse_flops_per_step": 500}
+                write(f"{row}_{steps}_{seed}", row, "pretrain", seed=seed, steps=steps, **figures, **cost)
+        for rate in (0.01, 0.1):
+            write(f"{row}_{rate}", row, "tune", lr=rate, seed=0, steps=100, eval_loss=4 + rate)
+    scores = {"task": "RTE", "metrics": {"accuracy": 0.6}, "pretrained": "elsewhere/export"}
+    write("rte", "dense", "finetune", seed=0, **scores)
+    write("broken", "RigL", "pretrain", seed=2, steps=1, status="failed", error="ValueError: no")
+    record = {"name": "sweep", "model": "tiny", "protocol": "rows", "trials": trials}
+    (root / "sweep" / "sweep.json").write_text(json.dumps(record))
+    write_run(root, "RigL", seed=0, steps=2000, eval_loss=1.0)
+
+
+def test_the_page_of_a_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_rows(tmp_path)
+    report.run(["page", str(tmp_path / "sweep"), str(tmp_path / "RigL"), "--format", "csv"])
+    captured = capsys.readouterr()
+    results, published, tuned, unfinished = captured.out.split("\n\n")
+    assert results.splitlines()[0] == (
+        "model,seeds,eval loss,eval loss − dense,perplexity,RTE accuracy,GLUE mean,on-params,average density,tokens,"
+        "FLOPs dense,FLOPs sparse"
+    )
+    assert [line.split(",")[:4] for line in results.splitlines()[1:]] == [
+        ["dense", "2", "3.0500 ± 0.0707", "control"],
+        ["static", "2", "3.2500 ± 0.0707", "+0.2000 ± 0.0000"],
+        ["RigL", "2", "3.1500 ± 0.0707", "+0.1000 ± 0.0000"],
+    ]
+    assert results.splitlines()[3].endswith(",200,0.200,,2.00e6,1.20e6")
+    assert "bert_100k" in published
+    assert tuned.splitlines() == [
+        "model,schedule.max_lr=0.01,schedule.max_lr=0.1",
+        *(f"{row},4.0100*,4.1000" for row in ("dense", "static", "RigL")),
+    ]
+    assert unfinished.splitlines()[1].endswith("broken/version_0,RigL,,failed,ValueError: no")
+    assert captured.err.splitlines() == [
+        f"{tmp_path / 'RigL' / 'version_0'} left out: RigL has seed 0 already in "
+        f"{tmp_path / 'sweep' / 'RigL_2000_0' / 'version_0'}",
+        *(
+            f"{row}: runs of fewer than 2,000 steps left out (2); report.py lengths has them"
+            for row in ("dense", "static", "RigL")
+        ),
+    ]
+    report.run(["page", str(tmp_path / "sweep"), "--control", "static", "--format", "markdown"])
+    printed = capsys.readouterr().out
+    assert "| eval loss − static |" in printed
+    assert "| RigL | 2 | 3.1500 ± 0.0707 | -0.1000 ± 0.0000 |" in printed
+    report.run(["page", str(tmp_path / "sweep")])
+    assert "RigL       2 3.1500 ± 0.0707 +0.1000 ± 0.0000" in capsys.readouterr().out
+
+
+def test_what_rows_cost_and_what_length_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_rows(tmp_path)
+    sweep = str(tmp_path / "sweep")
+    report.run(["frontier", sweep, "--format", "csv", "--plot", str(tmp_path / "frontier.png")])
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[1:] == [
+        'dense,3.0500 ± 0.0707 (2),"1,000",1.20e6,"non-zeros, FLOPs"',
+        "static,3.2500 ± 0.0707 (2),200,1.20e6,",
+        "RigL,3.1500 ± 0.0707 (2),200,1.20e6,non-zeros",
+    ]
+    assert len(captured.err.splitlines()) == 3
+    report.run(["lengths", sweep, "--format", "csv", "--plot", str(tmp_path / "lengths.svg")])
+    captured = capsys.readouterr()
+    assert captured.out.splitlines() == [
+        'model,"1,000 steps","2,000 steps",below static from',
+        'dense,3.0500 ± 0.0707 (2),3.0500 ± 0.0707 (2),"1,000"',
+        "static,+0.2000 ± 0.0000 (2),+0.2000 ± 0.0000 (2),baseline",
+        'RigL,+0.1000 ± 0.0000 (2),+0.1000 ± 0.0000 (2),"1,000"',
+    ]
+    assert not captured.err
+    report.run(["lengths", sweep, "--control", "static", "--baseline", "dense", "--format", "csv"])
+    assert "RigL,-0.1000 ± 0.0000 (2),-0.1000 ± 0.0000 (2),never" in capsys.readouterr().out.splitlines()
+    assert (tmp_path / "frontier.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "lengths.svg").exists()
+
+
+def test_curves_of_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, without = write_run(tmp_path, "a", seed=0), write_run(tmp_path, "b", seed=0)
+    (run / "csv" / "version_0").mkdir(parents=True)
+    (run / "csv" / "version_0" / "metrics.csv").write_text("step,train/loss,val/loss\n10,5.0,\n20,4.0,4.5\n")
+    report.run(["curves", str(tmp_path), "--plot", str(tmp_path / "curves.png")])
+    assert capsys.readouterr().err.startswith(f"{without} left out: no TensorBoard events")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_mistakes_about_rows_are_one_line(tmp_path: Path) -> None:
+    for command in ("page", "frontier", "lengths"):
+        assert "arguments are required: runs" in complaint(command)
+        assert "no summary.json there or below" in complaint(command, tmp_path)
+    assert "arguments are required: --plot" in complaint("curves", tmp_path)
+    write_run(tmp_path, "a", seed=0)
+    assert "nothing to compare: no finished pretraining run with a loss" in complaint("frontier", tmp_path)
+    assert "no row 'dense' to compare with; --control names another of none" in complaint("lengths", tmp_path)
+    assert "--control: no row 'b'; there are a" in complaint("page", tmp_path, "--control", "b")
+    assert "left out: no TensorBoard events or metrics.csv" in complaint("curves", tmp_path, "--plot", tmp_path / "a.png")
+    write_run(tmp_path, "b", seed=0, steps=10, eval_loss=3.0)
+    plot = ("--plot", tmp_path / "a.png")
+    assert "no run has its non-zeros or FLOPs" in complaint("frontier", tmp_path, *plot)
+    assert "no run with the seed and the steps of one of b" in complaint("lengths", tmp_path, "--control", "b", *plot)
+    write_run(tmp_path, "c", seed=0, steps=10, eval_loss=3.0, nonzeros=10)
+    assert "not supported" in complaint("frontier", tmp_path, "--plot", tmp_path / "a.table")
+    (tmp_path / "c" / "version_0" / "csv" / "version_0").mkdir(parents=True)
+    file = tmp_path / "c" / "version_0" / "csv" / "version_0" / "metrics.csv"
+    file.write_text("step,train/loss\n10,low\n")
+    assert f"{file}: could not convert string to float: 'low'" in complaint("curves", tmp_path / "c", *plot)
+
+
 def test_mistakes_about_masks_and_budgets_are_one_line(tmp_path: Path) -> None:
     assert "no sparsity_masks.safetensors there" in complaint("masks", tmp_path)
     assert "arguments are required: run" in complaint("masks")

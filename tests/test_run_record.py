@@ -38,6 +38,7 @@ FULL = RunRecord(
     degenerate=False,
     pretrained="runs/dense/version_0/export",
     flops_per_step=10**15,
+    sparse_flops_per_step=10**14,
     peak_memory_mb=100.5,
     matmul="MKL",
     versions={"torch": "2.13.0"},

@@ -100,7 +100,7 @@ import sys
 import torchmetrics  # loads matplotlib itself
 loaded = {name for name in sys.modules if name.startswith("matplotlib")}
 import callbacks
-from reports.plot import spread_figure
+from reports.plot import runs_figure
 more = {name for name in sys.modules if name.startswith("matplotlib")} - loaded
 import matplotlib, torch
 from pytorch_lightning import Trainer

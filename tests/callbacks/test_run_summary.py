@@ -12,7 +12,19 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 
 import callbacks.run_summary
-from callbacks import GMP, FinalValidation, LRRangeTest, OneCycleLR, RandomState, RigL, RunSummary
+from callbacks import (
+    GMP,
+    STE,
+    ExportPretrained,
+    FinalValidation,
+    KnowledgeDistillation,
+    LRRangeTest,
+    OneCycleLR,
+    RandomState,
+    RigL,
+    RunSummary,
+    SparseTraining,
+)
 from cpu import matmul_library
 from datamodules import TextDataModule
 from helpers import Recorder, fit, parameters, tiny_bert
@@ -40,7 +52,7 @@ def test_keys_and_values_of_a_finished_run(tmp_path: Path, text_data: Data) -> N
         limit_val_batches=2,
     )
     summary = read(tmp_path)
-    assert summary.keys() - {"revision"} == ALWAYS | OF_VALIDATION | {"average_density"}
+    assert summary.keys() - {"revision"} == ALWAYS | OF_VALIDATION | {"average_density", "sparse_flops_per_step"}
     assert summary["status"] == "finished"
     assert (summary["matmul"], summary["seed"]) == (matmul_library(), 0)
     assert (summary["steps"], summary["eval_step"]) == (4, 4)
@@ -88,6 +100,32 @@ def test_flops_of_a_step_are_those_of_its_matrix_products(tmp_path: Path, text_d
     attention = 2 * 2 * 2 * batch * length * length * hidden
     # the backward pass has two products for each of the forward pass, and fused attention computes its scores again
     assert read(tmp_path)["flops_per_step"] == 2 * (3 * (linear + head) + 3.5 * attention)
+
+
+def test_a_teachers_forward_pass_counts(tmp_path: Path, text_data: Data) -> None:
+    fit(tmp_path, text_data(), [ExportPretrained(), RunSummary()], max_steps=1)
+    alone = read(tmp_path)["flops_per_step"]
+    fit(tmp_path, text_data(), [KnowledgeDistillation(str(tmp_path / "export")), RunSummary()], max_steps=1)
+    batch, length, masked, hidden, inner, vocabulary = 8, 16, 2, 32, 64, 120
+    linear = 2 * 2 * batch * length * (4 * hidden * hidden + 2 * hidden * inner)
+    head = 2 * batch * masked * hidden * (hidden + vocabulary)
+    assert read(tmp_path)["flops_per_step"] == alone + linear + head + 2 * 2 * 2 * batch * length * length * hidden
+
+
+@pytest.mark.parametrize(
+    ("method", "table", "operations"),
+    [(RigL, False, 6), (RigL, True, 6), (STE, False, 4)],  # STE needs the gradients of weights that are off
+)
+def test_flops_that_zeros_would_save_are_those_of_products_with_sparse_tensors(
+    tmp_path: Path, text_data: Data, method: type[SparseTraining], table: bool, operations: int
+) -> None:
+    targets = ("*.encoder.*.weight", *(["*word_embeddings.weight"] if table else []))
+    sparse = method(sparsity=0.8, targets=targets)
+    fit(tmp_path, text_data(), [sparse, RunSummary()], max_steps=1, accumulate_grad_batches=2)
+    tokens, masked, hidden, inner, vocabulary = 8 * 16, 8 * 2, 32, 64, 120
+    encoder = 2 * (4 * hidden * hidden + 2 * hidden * inner)
+    head = vocabulary * hidden if table else 0  # the tied table, at the masked positions; the lookup costs nothing
+    assert read(tmp_path)["sparse_flops_per_step"] == 2 * operations * (encoder * tokens + head * masked)
 
 
 class At(Callback):

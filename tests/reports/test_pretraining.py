@@ -50,6 +50,21 @@ def test_a_loss_that_is_none_is_never_the_best_and_in_no_mean(tmp_path: Path, wr
     assert [row[key] for key in ("runs", "eval loss", "median", "mean")] == ["4", "5.0000", "5.5000", "5.5000"]
 
 
+def test_lengths_of_a_row_are_not_mixed(tmp_path: Path, write_trial: WriteRun) -> None:
+    """A run that ended early is one of the length that it was given."""
+    for steps, made in ((1000, 1000), (2000, 2000), (2000, 1500)):
+        settings = {"trainer.max_steps": steps}
+        write_trial(f"a{made}", "RigL", "pretrain", settings, seed=made, steps=made, eval_loss=4 - made / 1000)
+    write_trial("b", "dense", "pretrain", seed=0, steps=1000, eval_loss=3.0)
+    table = rows(pretraining_table(runs_below(tmp_path)))
+    assert [(row["model"], row["runs"], row["eval loss"], row["mean"]) for row in table] == [
+        ("RigL, 1,000 steps", "1", "3.0000", "3.0000"),
+        ("RigL, 2,000 steps", "2", "2.0000", "2.2500"),
+        ("dense", "1", "3.0000", "3.0000"),
+    ]
+    assert by_model(runs_below(tmp_path)).keys() == {"RigL", "dense"}
+
+
 def test_without_several_runs_of_a_model_there_is_no_spread(tmp_path: Path, write_run: WriteRun) -> None:
     figures = {"nonzeros": 1234567, "eval_loss": 3.14159, "perplexity": 23.1405, "tokens_per_second": 31000.4}
     write_run("a", sparsity={"model": 0.25, "encoder": 0.8}, **figures)

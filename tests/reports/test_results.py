@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from reports.plot import save_spread, spread_figure
 from reports.results import (
     TASKS,
     WITHOUT_WNLI,
@@ -191,32 +190,6 @@ def test_markdown_and_csv() -> None:
         "**Title**\n\n| model | eval loss |\n| --- | ---: |\n| a\\|b | 1,234 |\n| c |  |\n\nA note.\n"
     )
     assert table.render("csv") == 'model,eval loss\na|b,"1,234"\nc,\n'
-
-
-def test_a_plot_shows_every_finished_run_once(tmp_path: Path, write_run: WriteRun) -> None:
-    scores = {"dense": [0.5, 0.6, 0.6, 0.0], "sparse": [0.4]}
-    for model, values in scores.items():
-        for version, value in enumerate(values):
-            write_run(
-                f"{model}_rte", version, task="RTE", metrics={"accuracy": value}, degenerate=value == 0, pretrained=model
-            )
-    write_run("dense_rte", 9, task="RTE", metrics={"accuracy": 0.9}, status="running", pretrained="dense")
-    write_run("cola", task="CoLA", metrics={"matthews": 0.3}, pretrained="sparse")
-    runs = runs_below(tmp_path)
-    (axes,) = spread_figure(runs).axes
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["CoLA\nmatthews", "RTE\naccuracy"]
-    points = [line for line in axes.lines if line.get_marker() in ("o", "x") and len(line.get_xdata())]
-    drawn = sorted((round(float(line.get_ydata()[0])), line.get_marker()) for line in points)
-    assert drawn == [(0, "x"), (30, "o"), (40, "o"), (50, "o"), (60, "o"), (60, "o")]
-    assert {round(float(line.get_xdata()[0])) for line in points if line.get_ydata()[0] == 30} == {0}
-    save_spread(runs, tmp_path / "spread.png")
-    assert (tmp_path / "spread.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_without_a_finished_run_there_is_nothing_to_plot(tmp_path: Path, write_run: WriteRun) -> None:
-    write_run("cola", task="CoLA", status="running")
-    with pytest.raises(ValueError, match="no finished run of a GLUE task"):
-        spread_figure(runs_below(tmp_path))
 
 
 def test_protocols_of_a_model_are_rows_of_their_own(tmp_path: Path, write_run: WriteRun) -> None:

@@ -134,3 +134,47 @@ def test_what_is_not_a_number_is_no_metric(tmp_path: Path, write_run: WriteRun) 
     write_run("a", task="stsb", metrics={"pearson": float("nan"), "spearman": None}, degenerate=True)
     ((run,), complaints) = read_runs([tmp_path])
     assert (run.task, run.metrics, run.degenerate, complaints) == ("STS-B", {}, True, [])
+
+
+def test_a_run_of_a_sweep_with_rows_is_one_of_its_row_in_the_order_of_the_sweep(
+    tmp_path: Path, write_run: WriteRun, write_trial: WriteRun
+) -> None:
+    """A run that chose an option is one of no row: it keeps the name of its point."""
+    write_trial("rigl_lr=0.1_seed=0", "RigL + KD", "tune", {"schedule.max_lr": 0.1}, seed=0)
+    write_trial("z_seed=0", "RigL + KD", "pretrain", {"schedule.max_lr": 0.1}, seed=0)
+    write_trial("cola_seed=0", "RigL + KD", "finetune", {"model.lr": 2e-5}, **COLA, pretrained="elsewhere/export")
+    write_trial("a_seed=0", "dense", "pretrain", seed=0)
+    write_run("alone")
+    write_run("zero")
+    runs, complaints = read_runs([tmp_path])
+    assert complaints == []
+    assert [(run.model, run.row, run.stage) for run in runs] == [
+        ("alone", "", ""),
+        ("tiny rigl_lr=0.1", "RigL + KD", "tune"),
+        ("RigL + KD", "RigL + KD", "pretrain"),
+        ("RigL + KD", "RigL + KD", "finetune"),
+        ("dense", "dense", "pretrain"),
+        ("zero", "", ""),
+    ]
+    assert [run.settings for run in runs[1:4]] == [{"schedule.max_lr": 0.1}, {"schedule.max_lr": 0.1}, {"model.lr": 2e-5}]
+    (alone,), _ = read_runs([tmp_path / "sweep" / "z_seed=0" / "version_0"])
+    assert (alone.model, alone.stage) == ("RigL + KD", "pretrain")
+
+
+@pytest.mark.parametrize(
+    ("trials", "complaint"),
+    [
+        ([1], "trials: an object expected, not [1]"),
+        ({"a": 3}, "trials.a: an object with row, stage and settings expected, not 3"),
+        ({"a": {"row": 7}}, "trials.a: an object with row, stage and settings expected, not {'row': 7}"),
+    ],
+)
+def test_a_record_of_a_sweep_whose_trials_are_none_is_named(
+    tmp_path: Path, write_run: WriteRun, trials: object, complaint: str
+) -> None:
+    write_run("sweep/a", **COLA, pretrained="runs/dense/version_0/export")
+    file = tmp_path / "sweep" / "sweep.json"
+    file.write_text(json.dumps({"name": "sweep", "model": "m", "trials": trials}))
+    ((run,), (line,)) = read_runs([tmp_path])
+    assert run.model == "dense"
+    assert line.startswith(f"{file} skipped, so that rows have the names of what was finetuned: {complaint}")

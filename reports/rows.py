@@ -1,0 +1,167 @@
+"""Rows of published tables: which runs of a model count, what they have in common, and how far two rows are apart."""
+
+import json
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from reports.results import TASKS
+from reports.runs import TUNE, Run
+from run_record import RunRecord
+
+Loss = Literal["test_loss", "eval_loss"]
+LOSS_NAMES: dict[Loss, str] = {"test_loss": "test loss", "eval_loss": "eval loss"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model.
+
+    Attributes:
+        name: of the row.
+        runs: of pretraining, each seed once and all of the same length.
+        tasks: GLUE task → its runs.
+    """
+
+    name: str
+    runs: list[Run]
+    tasks: dict[str, list[Run]]
+
+    def losses(self, loss: Loss) -> list[float]:
+        """Of the runs that have a finite one, in nats."""
+        return [value for run in self.runs if (value := loss_of(run, loss)) is not None]
+
+    def differences(self, control: "Row", loss: Loss) -> list[float]:
+        """Losses minus those of ``control`` for equal seeds, in nats."""
+        theirs = {run.record.seed: loss_of(run, loss) for run in control.runs}
+        pairs = ((loss_of(run, loss), theirs.get(run.record.seed)) for run in self.runs if run.record.seed is not None)
+        return [own - other for own, other in pairs if own is not None and other is not None]
+
+
+def loss_of(run: Run, loss: Loss) -> float | None:
+    """A loss of a run; None where it has none, or one that is not finite."""
+    value: float | None = getattr(run.record, loss)
+    return value if value is not None and math.isfinite(value) else None
+
+
+def common_loss(runs: Iterable[Run]) -> Loss:
+    """The loss that tables compare: of the test text, if any run has it."""
+    return "test_loss" if any(loss_of(run, "test_loss") is not None for run in runs) else "eval_loss"
+
+
+def counted_runs(runs: Iterable[Run]) -> tuple[list[Run], list[str]]:
+    """Finished runs that are not there to choose an option, each seed of the same fit once, and a line for each left out.
+
+    Two fits are the same if model, length and seed are, and of a task also the model that it started from and the options that
+    a sweep gave it.
+    """
+    first: dict[tuple[object, ...], Run] = {}
+    counted, complaints = [], []
+    for run in runs:
+        if not run.record.finished or run.stage == TUNE:
+            continue
+        key: tuple[object, ...] = (run.model, run.length, run.record.seed)
+        if run.task:
+            key += (run.task, run.protocol, run.record.pretrained, json.dumps(run.settings, sort_keys=True, default=str))
+        if run.record.seed is not None and first.setdefault(key, run) is not run:
+            what = f"{run.model}, {run.task}" if run.task else run.model
+            complaints.append(
+                f"{run.directory} left out: {what} has seed {run.record.seed} already in {first[key].directory}"
+            )
+        else:
+            counted.append(run)
+    return counted, complaints
+
+
+def rows_of(runs: Iterable[Run]) -> tuple[list[Row], list[str]]:
+    """The rows in the order of their first runs, and a line for whatever does not count.
+
+    Of a model that was pretrained for several lengths the longest is the row. Of a task that was finetuned by several protocols
+    the first counts.
+    """
+    counted, complaints = counted_runs(runs)
+    rows = []
+    for name in dict.fromkeys(run.model for run in counted):
+        own = [run for run in counted if run.model == name]
+        longest = max((run.length for run in own if not run.task), default=0)
+        short = [run for run in own if not run.task and run.length < longest]
+        if short:
+            complaints.append(
+                f"{name}: runs of fewer than {longest:,} steps left out ({len(short)}); report.py lengths has them"
+            )
+        not_of = {run.directory.resolve() for run in short}
+        tasks: dict[str, list[Run]] = {}
+        for task in TASKS:
+            group = [run for run in own if run.task == task and origin(run) not in not_of]
+            protocols = list(dict.fromkeys(run.protocol for run in group))
+            if len(protocols) > 1:
+                others = ", ".join(protocol or "no protocol" for protocol in protocols[1:])
+                complaints.append(
+                    f"{name}, {task}: only runs of {protocols[0] or 'no protocol'} counted, those of {others} left out"
+                )
+            if group:
+                tasks[task] = [run for run in group if run.protocol == protocols[0]]
+        rows.append(Row(name, [run for run in own if not run.task and run not in short], tasks))
+    return rows, complaints
+
+
+def origin(run: Run) -> Path | None:
+    """The run whose export a run started from."""
+    return Path(run.record.pretrained).resolve().parent if run.record.pretrained else None
+
+
+def find_row(rows: Sequence[Row], name: str | None, defaults: Sequence[str], option: str) -> Row | None:
+    """The row called ``name``; without a name the first of ``defaults`` that there is, or None.
+
+    Raises:
+        ValueError: there is no row of that name.
+    """
+    by_name = {row.name: row for row in rows}
+    if name is not None and name not in by_name:
+        raise ValueError(f"{option}: no row {name!r}; there are {', '.join(by_name) or 'none'}")
+    return (
+        by_name[name] if name is not None else next((by_name[default] for default in defaults if default in by_name), None)
+    )
+
+
+def training_flops(record: RunRecord) -> tuple[float | None, float | None]:
+    """Floating-point operations of a run: as it was computed, and where zeros are free; None where it is not known.
+
+    Only products with sparse tensors cost less, by the share of their weights that was on over training. A run that has not
+    recorded how many these are (``sparse_flops_per_step``) is taken as one of sparse encoder matrices, at 6 operations a weight
+    and token, if its embeddings have no zeros; for STE, whose gradients stay dense, that is 2 too cheap.
+    """
+    if record.flops_per_step is None or not record.steps:
+        return None, None
+    dense = float(record.flops_per_step * record.steps)
+    if record.average_density is None:  # without masks
+        return dense, dense if record.nonzeros == record.parameters else None
+    of_sparse = record.sparse_flops_per_step
+    saved = None if of_sparse is None else (1 - record.average_density) * of_sparse * record.steps
+    encoder, embeddings = record.sparsity.get("encoder"), record.sparsity.get("embeddings", 0.0)
+    if saved is None and encoder and not embeddings and record.parameters and record.nonzeros and record.tokens:
+        saved = (1 - record.average_density) * 6 * (record.parameters - record.nonzeros) / encoder * record.tokens
+    return dense, None if saved is None else dense - saved
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """Mean of what is there."""
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None
+
+
+def spread(values: Sequence[float], form: str, runs: int | None = None) -> str:
+    """Mean ± standard deviation of the sample as a cell, with the number of values where it is not that of the row's ``runs``."""
+    if not values:
+        return ""
+    deviation = f" ± {statistics.stdev(values):{form.lstrip('+')}}" if len(values) > 1 else ""
+    number = f" ({len(values)})" if len(values) != runs else ""
+    return f"{statistics.fmean(values):{form}}{deviation}{number}"
+
+
+def scientific(value: float | None) -> str:
+    """A large number in a cell: ``1.23e15``."""
+    return "" if value is None else f"{value:.2e}".replace("e+0", "e").replace("e+", "e")

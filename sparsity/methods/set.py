@@ -61,6 +61,8 @@ class SET(Static):
     Args:
         drop_fraction: α, the share of active weights replaced at the start; decays to 0 along a cosine.
         every: ΔT, optimizer steps between updates.
+        start: share of the training steps before which the masks stay as they are. A masked LM first learns how often words occur;
+            what the gradient asks for in that time is not what it asks for later.
         stop: T_end, as a share of the training steps.
         initial_sparsity: of each sparse tensor at the start, where it is to have more weights than in the end: an update then
             first drops the smallest weights that are too many, down to the cubic curve of gradual pruning (Zhu and Gupta 2017,
@@ -69,6 +71,7 @@ class SET(Static):
 
     drop_fraction: float = 0.3
     every: int = 100
+    start: float = 0.0
     stop: float = 0.75
     initial_sparsity: float | None = None
 
@@ -76,10 +79,10 @@ class SET(Static):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.drop_fraction <= 1 or self.every < 1 or not 0 < self.stop <= 1:
+        if not 0 <= self.drop_fraction <= 1 or self.every < 1 or not 0 <= self.start < self.stop <= 1:
             raise ValueError(
-                f"drop_fraction in [0, 1], every >= 1 and stop in (0, 1] expected, "
-                f"got {self.drop_fraction}, {self.every} and {self.stop}"
+                f"drop_fraction in [0, 1], every >= 1 and 0 <= start < stop <= 1 expected, "
+                f"got {self.drop_fraction}, {self.every}, {self.start} and {self.stop}"
             )
         if self.initial_sparsity is not None and not 0 <= self.initial_sparsity < 1:
             raise ValueError(f"initial_sparsity in [0, 1) or null expected, got {self.initial_sparsity}")
@@ -105,10 +108,12 @@ class SET(Static):
         if self.initial_sparsity is None:
             return tensor.mask.numel()
         most = self.initial_nnz(tensor)
-        return most - round(schedules.cubic(step, 0, self.end_of_decay(max_steps)) * (most - tensor.nnz))
+        last = self.end_of_decay(max_steps)
+        first = min(round(self.start * max_steps), last)
+        return most - round(schedules.cubic(step, first, last) * (most - tensor.nnz))
 
     def update_due(self, step: int, max_steps: int) -> bool:
-        due = schedules.update_due(step, self.every, start=0, stop=self.stop * max_steps)
+        due = schedules.update_due(step, self.every, start=self.start * max_steps, stop=self.stop * max_steps)
         return due or (self.initial_sparsity is not None and step == self.end_of_decay(max_steps))
 
     def overdue(self, sparse: "SparseStepping", step: int) -> bool:

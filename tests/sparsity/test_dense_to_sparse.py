@@ -41,6 +41,20 @@ def test_the_number_of_weights_follows_the_cubic_curve_and_ends_at_the_target(me
     assert (counts[0], counts[74], counts[75]) == (192, 77, 77)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_masks_and_their_number_wait_for_the_start(method: type[SET]) -> None:
+    """Of 100 steps none changes a mask up to the 30th; the curve then has the 45 steps up to T_end."""
+    assert [step for step in range(100) if method(every=10, start=0.3).update_due(step, 100)] == [40, 50, 60, 70]
+    counts = train(method(sparsity=0.8, initial_sparsity=0.5, every=10, start=0.3), 100)
+    at = {step: 192 - round(schedules.cubic(step, 30, 75) * (192 - 77)) for step in (0, 40, 50, 60, 70, 75)}
+    assert counts == [at[max(update for update in at if update <= step)] for step in range(100)]
+
+
+def test_a_start_after_the_end_is_refused() -> None:
+    with pytest.raises(ValueError, match="0 <= start < stop <= 1 expected, got 0.3, 100, 0.8 and 0.75"):
+        RigL(start=0.8)
+
+
 @given(
     st.sampled_from(METHODS),
     st.sampled_from([("unstructured", 0.8), ("rows", 0.8), ("2:4", 0.5), ("4x2", 0.75)]),

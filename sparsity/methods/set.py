@@ -61,8 +61,8 @@ class SET(Static):
     Args:
         drop_fraction: α, the share of active weights replaced at the start; decays to 0 along a cosine.
         every: ΔT, optimizer steps between updates.
-        start: share of the training steps before which the masks stay as they are. A masked LM first learns how often words occur;
-            what the gradient asks for in that time is not what it asks for later.
+        start: share of the training steps before which the masks stay as they are. A masked LM first learns how often words
+            occur; what the gradient asks for in that time is not what it asks for later.
         stop: T_end, as a share of the training steps.
         initial_sparsity: of each sparse tensor at the start, where it is to have more weights than in the end: an update then
             first drops the smallest weights that are too many, down to the cubic curve of gradual pruning (Zhu and Gupta 2017,

@@ -7,6 +7,7 @@ from datamodules.sources import TextSource
 from datamodules.streams import run_seed
 from datamodules.text import MaskedLMBatch, TextDataModule
 from datamodules.tokenizers import load_tokenizer, train_tokenizer
+from datamodules.toy_glue import write_toy_glue
 
 __all__ = [
     "GLUEDataModule",
@@ -19,4 +20,5 @@ __all__ = [
     "load_tokenizer",
     "run_seed",
     "train_tokenizer",
+    "write_toy_glue",
 ]

@@ -1,4 +1,4 @@
-# `make quickstart` and `make test` do everything on a fresh machine; both are quick the second time.
+# `make quickstart`, `make results` and `make test` do everything on a fresh machine; both are quick the second time.
 
 PYTHON ?= python3
 # The CPU build where the index has one under this version; set TORCH=torch for the platform's default (CUDA on Linux).
@@ -30,6 +30,10 @@ $(STUDENT): | $(VENV)/installed $(TEACHER)
 quickstart: $(STUDENT) ## pretrain a dense teacher and an 80 % sparse student on text that is already there
 	@$(RUN) report.py runs/quickstart_teacher runs/quickstart
 
+results: | $(VENV)/installed ## the protocol of the results page at toy size: tune, pretrain, distil, finetune
+	$(RUN) sweep.py --config configs/protocols/results.yaml --quick
+	@$(RUN) report.py runs/results_toy
+
 test: $(VENV)/installed ## run every check: lint, format, types, tests
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -39,5 +43,5 @@ test: $(VENV)/installed ## run every check: lint, format, types, tests
 tensorboard: $(VENV)/installed ## show all runs at http://localhost:6006
 	$(VENV)/bin/tensorboard --logdir runs
 
-.PHONY: help install quickstart test tensorboard
+.PHONY: help install quickstart results test tensorboard
 .DEFAULT_GOAL := help

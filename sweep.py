@@ -16,6 +16,7 @@ from arguments import OneLineParser, one_line, one_line_errors
 from sweeps.driver import run_sweep
 from sweeps.record import results_table
 
+WIDTH = 140  # of tables in files and pipes
 TRAIN = (sys.executable, str(Path(__file__).with_name("train.py")), "fit")
 
 
@@ -25,11 +26,24 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = OneLineParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--config", type=Path, required=True, help="protocol, a file of configs/protocols")
     parser.add_argument("--pretrained", help="directory or hub id of the model that the fits start from")
-    parser.add_argument("--data.path", dest="data", help="data of all fits: a GLUE directory, or text for pretraining")
+    parser.add_argument(
+        "--data.path", dest="data", help="data of all fits: a GLUE directory, or text for pretraining; with stages the text"
+    )
+    parser.add_argument("--glue.path", dest="glue", help="GLUE directory of the stages that have tasks")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="directory of all runs")
     parser.add_argument("--name", help="name of the sweep; default: PROTOCOL_MODEL")
     parser.add_argument("--model", help="name of the model in tables; default: the experiment that --pretrained comes from")
     parser.add_argument("--tasks", nargs="+", default=[], metavar="TASK", help="these tasks of the protocol only")
+    parser.add_argument(
+        "--stages", nargs="+", default=[], metavar="STAGE", help="these stages only, and what they need from others"
+    )
+    parser.add_argument(
+        "--rows", nargs="+", default=[], metavar="ROW", help="these rows only, and what they need from others"
+    )
+    parser.add_argument("--seeds", type=positive(int), help="the first so many seeds of every fit only; default: all")
+    parser.add_argument(
+        "--quick", action="store_true", help="toy sizes of a protocol that has them; toy tasks, too, without --glue.path"
+    )
     parser.add_argument(
         "--start", nargs="+", default=[], metavar="TASK=DIR", help="models to start from, instead of fitting TASK"
     )
@@ -67,9 +81,10 @@ def main(arguments: list[str] | None = None, train: tuple[str, ...] = TRAIN) -> 
         train: the command that takes a fit's options.
     """
     record = run_sweep(parse(arguments), train)
-    Console().print(results_table(record))
+    Console(width=None if sys.stdout.isatty() else WIDTH).print(results_table(record))
     for name in record.names("failed"):
-        print(f"failed: {name}: {record.trials[name]['error']} ({record.directory / name / 'log.txt'})")
+        log = record.directory / name / "log.txt"
+        print(f"failed: {name}: {record.trials[name]['error']}" + (f" ({log})" if log.exists() else ""))
     if waiting := record.names("waiting", "running"):
         print(f"{len(waiting)} fits have not been run; the same command goes on with them")
     print(record.directory / "sweep.json")

@@ -8,6 +8,7 @@ from datamodules.streams import run_seed
 from datamodules.text import MaskedLMBatch, TextDataModule
 from datamodules.token_cache import TokenStream
 from datamodules.tokenizers import load_tokenizer, train_tokenizer
+from datamodules.toy_glue import write_toy_glue
 
 __all__ = [
     "GLUEDataModule",
@@ -21,4 +22,5 @@ __all__ = [
     "load_tokenizer",
     "run_seed",
     "train_tokenizer",
+    "write_toy_glue",
 ]

@@ -1,4 +1,4 @@
-"""Runs a plan: what Ray has to know before it is imported, one sweep at a time in a directory, stage after stage."""
+"""Runs a plan: what Ray has to know before it is imported, one sweep at a time in a directory."""
 
 import getpass
 import hashlib
@@ -9,10 +9,9 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from sweeps.plan import fit_of, make_plan
-from sweeps.protocol import search_of
+from sweeps.agenda import Agenda, mark
+from sweeps.plan import make_plan
 from sweeps.record import Record
-from sweeps.trial import Fit
 
 ROOT = Path(__file__).parents[1]
 
@@ -38,7 +37,7 @@ def session_directory(directory: Path) -> Path:
 
 
 def run_sweep(options: Namespace, train: tuple[str, ...]) -> Record:
-    """First what starts from the pretrained model, then what starts from the best of that.
+    """Every fit of a plan, each when what it needs from others is there.
 
     Args:
         options: of the command line.
@@ -51,26 +50,24 @@ def run_sweep(options: Namespace, train: tuple[str, ...]) -> Record:
     """
     os.environ.update(ray_environment(options.address))
     plan = make_plan(options)
-    record, search, directory = plan.record, search_of(plan.protocol), plan.record.directory
+    record, directory = plan.record, plan.record.directory
     directory.mkdir(parents=True, exist_ok=True)
     with FileLock(directory / ".lock", timeout=0):
+        mark(plan.trials, record)
         record.save()
         if not any(record.trials[trial.name]["status"] == "waiting" for trial in plan.trials):
             return record
         from sweeps import tuning  # which takes its time, and takes Ray's environment as it is now
 
+        if plan.toy:
+            from datamodules import write_toy_glue
+
+            print(f"toy tasks, made from docstrings, stand for GLUE: {plan.toy}")
+            write_toy_glue(plan.toy)
+        agenda = Agenda(plan, train, options.stall)
         with tuning.cluster(options.address, session_directory(directory)):
-            for later in (False, True):
-                fits: dict[str, Fit] = {}
-                for trial in (trial for trial in plan.trials if bool(trial.start) == later):
-                    start = (
-                        plan.given.get(trial.start) or record.best(trial.start) if later else record.content["pretrained"]
-                    )
-                    if start is None:
-                        record.set(trial.name, "failed", f"{trial.start}, from which it starts, has no finished run")
-                    elif record.trials[trial.name]["status"] != "finished" or search:  # ASHA has yet to hear of the finished
-                        fits[trial.name] = fit_of(plan, trial, str(start), train, options.stall)
-                if fits:
-                    tuning.run_stage(fits, record, search, options.concurrency, options.cpus, options.gpus, options.retries)
-                    record = Record.load(directory)
+            tuning.run_agenda(agenda, options.concurrency, options.cpus, options.gpus, options.retries)
+        record = Record.load(directory)
+        mark(plan.trials, record)
+        record.save()
     return record

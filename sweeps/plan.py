@@ -1,6 +1,7 @@
 """A sweep before anything runs: all that can be wrong with it is found here, and every trial becomes a command."""
 
 import argparse
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +9,14 @@ from typing import Any
 
 from objectives.glue import glue_task
 from run_record import model_name
-from sweeps.protocol import Protocol, Trial, load_protocol, make_trials, max_steps, search_of
+from sweeps.protocol import Protocol, load_protocol
 from sweeps.record import Record
+from sweeps.search import max_steps, search_of
 from sweeps.trial import Fit
+from sweeps.trials import PRETRAINED, Trial, located, make_trials
+
+TOY = "toy"  # name of the model where sizes are
+TOY_GLUE = "toy_glue"
 
 
 @dataclass(frozen=True)
@@ -22,12 +28,14 @@ class Plan:
         trials: of the protocol, as far as they are wanted.
         given: task → model to start from in place of a fitted one.
         record: of the sweep.
+        toy: where toy tasks have to be written that stand for GLUE; None for none.
     """
 
     protocol: Protocol
     trials: list[Trial]
     given: dict[str, str]
     record: Record
+    toy: Path | None = None
 
 
 def make_plan(options: argparse.Namespace) -> Plan:
@@ -36,28 +44,41 @@ def make_plan(options: argparse.Namespace) -> Plan:
     Raises:
         ValueError: an option, the protocol or the directory of the sweep does not fit.
     """
-    protocol = load_protocol(options.config)
+    protocol = load_protocol(options.config, options.quick)
     given = {}
     for entry in options.start:
         task, _, directory = entry.partition("=")
         given[glue_task(task).name] = check_pretrained(directory)
-    trials = [trial for trial in make_trials(protocol, options.tasks) if trial.task not in given]
+    trials = [
+        dataclasses.replace(trial, needs=tuple(need for need in trial.needs if need.option != PRETRAINED))
+        if trial.start in given
+        else trial
+        for trial in make_trials(protocol, options.tasks, options.stages, options.rows, options.seeds)
+        if trial.task not in given
+    ]
     if unused := [task for task in given if task not in {trial.start for trial in trials}]:
         raise ValueError(f"--start: nothing here starts from {unused[0]}")
-    if protocol.tasks and not options.pretrained:
+    if not options.pretrained and any(trial.task and not trial.start for trial in trials):
         raise ValueError("--pretrained is missing: the model that the fits start from")
+    if options.glue and not (protocol.staged and protocol.tasks):
+        raise ValueError("--glue.path is for protocols with stages, some of which have tasks; give --data.path")
     pretrained = check_pretrained(options.pretrained) if options.pretrained else ""
-    model = options.model or (model_name(pretrained) if pretrained else Path(protocol.config).stem)
+    config = next(iter(protocol.stages.values())).config
+    model = options.model or (TOY if options.quick else model_name(pretrained) if pretrained else Path(config).stem)
     name = options.name or "_".join(dict.fromkeys((options.config.stem, model)))
+    directory = options.runs.resolve() / name
     header = {
         "name": name,
         "model": model,
         "protocol": options.config.stem,
         "pretrained": pretrained,
-        "data.path": check_data(options.data) if options.data else "",
+        "data.path": check_data("data.path", options.data),
         "extra": options.extra,
     }
-    return Plan(protocol, trials, given, Record.open(options.runs.resolve() / name, header, trials))
+    toy = directory / TOY_GLUE if options.quick and protocol.tasks and not options.glue else None
+    if protocol.staged:
+        header["glue.path"] = str(toy or check_data("glue.path", options.glue))
+    return Plan(protocol, trials, given, Record.open(directory, header, trials), toy)
 
 
 def check_pretrained(model: str) -> str:
@@ -77,32 +98,37 @@ def check_pretrained(model: str) -> str:
     return local_or_hub(model, "pretrained model")
 
 
-def check_data(data: str) -> str:
-    """A path made absolute, or a hub id.
+def check_data(option: str, data: str | None) -> str:
+    """A path made absolute, or a hub id; empty for none.
 
     Raises:
         ValueError: it is written as a path, and there is nothing.
     """
+    if not data:
+        return ""
     path = Path(data).expanduser()
     if data.startswith((".", "/", "~")) and not path.exists():
-        raise ValueError(f"--data.path: there is no {data}")
+        raise ValueError(f"--{option}: there is no {data}")
     return str(path.resolve()) if path.exists() else data
 
 
-def fit_of(plan: Plan, trial: Trial, model: str, train: tuple[str, ...], stall: float) -> Fit:
+def fit_of(plan: Plan, trial: Trial, taken: dict[str, Any], train: tuple[str, ...], stall: float) -> Fit:
     """A trial as what is run for it.
 
     Args:
         plan: of the sweep.
         trial: of the plan.
-        model: where it starts; empty for none.
+        taken: what it takes from other trials, as options of ``train.py``.
         train: the command that takes a fit's options.
         stall: minutes without a sign of life after which it hangs.
     """
     record, search = plan.record, search_of(plan.protocol)
-    given = {"data.task": trial.task, "data.path": record.content["data.path"], "model.pretrained": model}
+    data = record.content["glue.path" if trial.task and trial.stage else "data.path"]
+    model = plan.given.get(trial.start) or ("" if trial.start else record.content["pretrained"])
+    given = {"data.task": trial.task, "data.path": data, PRETRAINED: model}
     where = {"runs": record.directory, "experiment": trial.name, "version": 0, "ckpt_path": "last"}
-    settings = {key: value for key, value in given.items() if value} | trial.settings | {"seed_everything": trial.seed}
+    settings = {key: value for key, value in given.items() if value} | located(trial.settings, trial.config) | taken
+    settings |= {"seed_everything": trial.seed}
     command = [*train, f"--config={trial.config}", *as_options(settings), "--trainer.enable_progress_bar=false"]
     return Fit(
         directory=record.directory / trial.name,
@@ -110,8 +136,8 @@ def fit_of(plan: Plan, trial: Trial, model: str, train: tuple[str, ...], stall: 
         cwd=Path.cwd(),
         stall=stall * 60,
         watch=search.minimise if search else "",
-        max_steps=max_steps(plan.protocol) if search else 0,
-        keep_checkpoints=not trial.task,
+        max_steps=max_steps(plan.protocol.stages[trial.stage]) if search else 0,
+        keep_checkpoints=not (trial.task or trial.stage),
         pruned=record.trials[trial.name]["status"] == "pruned",
     )
 

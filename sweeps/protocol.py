@@ -1,7 +1,6 @@
-"""A protocol is data: which fits, with which settings, over how many seeds. Here it becomes a list of trials."""
+"""A protocol is data: which fits, with which settings, over how many seeds, in which stages; here its file is read."""
 
 import dataclasses
-import itertools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -13,7 +12,6 @@ import yaml
 from objectives.glue import glue_task
 
 T = TypeVar("T")
-SMALLER_IS_BETTER = ("perplexity", "eval_loss")
 
 
 @dataclass(frozen=True)
@@ -32,31 +30,12 @@ class TaskPlan:
 
 
 @dataclass(frozen=True)
-class Search:
-    """Points drawn at random, of which the worse are ended early (ASHA: Li et al. 2018, arXiv 1810.05934).
-
-    Attributes:
-        trials: points to draw.
-        space: option → {distribution of ``ray.tune``: its arguments}.
-        minimise: the key of ``summary.json``, perplexity or eval_loss, that ranks them after each validation.
-        first_cut: optimizer steps after which a fit may be ended for the first time.
-        reduction: of the fits that come to a cut one in so many goes on; cuts are at ``first_cut · reduction^k`` steps.
-    """
-
-    trials: int
-    space: dict
-    minimise: str = "perplexity"
-    first_cut: int = 100
-    reduction: int = 4
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """One file of ``configs/protocols``.
+class Fits:
+    """What a protocol without stages has.
 
     Attributes:
         config: the experiment that every fit runs, from the protocol's own folder.
-        settings: options of ``train.py`` that every fit has.
+        settings: options of ``train.py`` that every fit has; a YAML file among them is looked up from the folder of ``config``.
         seeds: fits of every point, with seeds 0, 1, ….
         tasks: GLUE task → what it has of its own; none for pretraining.
         grid: option → values, of which every combination is a point.
@@ -72,15 +51,82 @@ class Protocol:
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One fit: ``settings`` are its options of ``train.py``, ``start`` is the task whose model it starts from."""
+class Stage(Fits):
+    """One of several stages: it fits every row, or goes on with the models of a stage before it.
 
-    name: str
-    task: str
-    seed: int
-    config: Path
-    settings: dict[str, Any]
+    Attributes:
+        rows: names of its rows; by default all, and where others tune by it, those that take no other row's point.
+        distillation: settings of the distillation in rows that have a teacher.
+        best_of: stage with a grid, of which each row takes the point with the lowest eval loss, the mean over its seeds.
+        start: stage from whose models the fits start: one fit a model and task, with the seed of the model.
+    """
+
+    rows: list = field(default_factory=list)
+    distillation: dict = field(default_factory=dict)
+    best_of: str = ""
     start: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the tables: a way to train, over all seeds.
+
+    Attributes:
+        settings: options of ``train.py`` that replace those of the stage.
+        teacher: row whose model of the same stage and seed is its teacher; empty for none.
+        tuned: row whose point it takes where a stage is the best of another; empty for its own.
+    """
+
+    settings: dict = field(default_factory=dict)
+    teacher: str = ""
+    tuned: str = ""
+
+
+@dataclass(frozen=True)
+class StagesFile:
+    """What a file with stages has.
+
+    Attributes:
+        stages: name → :class:`Stage`, in order; one may use those before it.
+        rows: name in tables → :class:`Row`.
+        quick: toy sizes, laid over the rest of the file key by key by ``--quick``.
+    """
+
+    stages: dict
+    rows: dict
+    quick: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One file of ``configs/protocols``.
+
+    Attributes:
+        stages: by name, in order. A protocol without stages is a single one, whose name is empty.
+        rows: by name; without stages a single one, whose name is empty.
+    """
+
+    stages: dict[str, Stage]
+    rows: dict[str, Row]
+
+    @property
+    def staged(self) -> bool:
+        return "" not in self.stages
+
+    @property
+    def tasks(self) -> list[str]:
+        """GLUE tasks of all stages."""
+        return list(dict.fromkeys(task for stage in self.stages.values() for task in stage.tasks))
+
+    def rows_of(self, stage: str) -> list[str]:
+        """Names of the rows of a stage."""
+        plan = self.stages[stage]
+        if plan.rows:
+            return plan.rows
+        if plan.start:
+            return self.rows_of(plan.start)
+        tunes = any(other.best_of == stage for other in self.stages.values())
+        return [name for name, row in self.rows.items() if not (tunes and row.tuned)]
 
 
 def checked(kind: type[T], given: Any, where: str) -> T:
@@ -105,114 +151,136 @@ def checked(kind: type[T], given: Any, where: str) -> T:
     return kind(**given)
 
 
-def load_protocol(file: Path) -> Protocol:
+def load_protocol(file: Path, quick: bool = False) -> Protocol:
     """A file's protocol, its paths absolute and its tasks under their official names.
 
+    Args:
+        file: of ``configs/protocols``.
+        quick: at toy size.
+
     Raises:
-        ValueError: the file is not a protocol.
+        ValueError: the file is not a protocol, or has no toy size.
     """
     try:
         given = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
         raise ValueError(f"protocol {file}: {' '.join(str(error).split())}") from error
-    protocol = checked(Protocol, given, str(file))
-    config = (file.parent / protocol.config).resolve()
+    staged = isinstance(given, dict) and "stages" in given
+    if quick and not (staged and given.get("quick")):
+        raise ValueError(f"--quick: {file} says no toy size; expected stages, and quick with what is smaller")
+    if not staged:
+        only = Stage(**vars(checked(Fits, given, str(file))))
+        return Protocol({"": checked_fits(only, file.parent, str(file), "grid" in (given or {}))}, {"": Row()})
+    content = checked(StagesFile, given, str(file))
+    if quick:
+        content = checked(StagesFile, laid_over(given, content.quick), f"{file} with quick")
+    rows = {name: checked(Row, row, f"{file}: {name}") for name, row in content.rows.items()}
+    stages = {}
+    for name, entry in content.stages.items():
+        where = f"{file}: {name}"
+        stages[name] = checked_fits(checked(Stage, entry, where), file.parent, where, "grid" in (entry or {}))
+    protocol = Protocol(stages, rows)
+    check_names(protocol, str(file))
+    for name in stages:
+        check_stage(protocol, name, f"{file}: {name}")
+    return protocol
+
+
+def laid_over(below: Any, above: Any) -> Any:
+    """``above`` in the place of ``below``, where both are mappings key by key."""
+    if not (isinstance(below, dict) and isinstance(above, dict)):
+        return above
+    return below | {key: laid_over(below.get(key), value) for key, value in above.items()}
+
+
+def checked_fits(stage: Stage, folder: Path, where: str, has_grid: bool) -> Stage:
+    """A stage, its config found in ``folder`` and its tasks under their official names.
+
+    Raises:
+        ValueError: there is no such config or task, the grid is empty, or a task starts from what is not there.
+    """
+    config = (folder / stage.config).resolve()
     if not config.is_file():
-        raise ValueError(f"{file}: config {config} is no file")
-    if protocol.grid and protocol.search:
-        raise ValueError(f"{file}: a protocol has a grid or a search, not both")
-    if "grid" in (given or {}) and not (protocol.grid and all(isinstance(v, list) and v for v in protocol.grid.values())):
-        raise ValueError(f"{file}: the grid is empty; give at least one value for each of its options")
-    tasks = {glue_task(name).name: checked(TaskPlan, plan, f"{file}: {name}") for name, plan in protocol.tasks.items()}
+        raise ValueError(f"{where}: config {config} is no file")
+    if stage.grid and stage.search:
+        raise ValueError(f"{where}: a protocol has a grid or a search, not both")
+    if has_grid and not (stage.grid and all(isinstance(values, list) and values for values in stage.grid.values())):
+        raise ValueError(f"{where}: the grid is empty; give at least one value for each of its options")
+    tasks = {glue_task(name).name: checked(TaskPlan, plan, f"{where}: {name}") for name, plan in stage.tasks.items()}
     for name, plan in tasks.items():
         if plan.start and (plan.start not in tasks or tasks[plan.start].start):
-            raise ValueError(f"{file}: {name} starts from {plan.start!r}, expected a task here that starts from nothing")
-    return dataclasses.replace(protocol, config=str(config), tasks=tasks)
+            raise ValueError(f"{where}: {name} starts from {plan.start!r}, expected a task here that starts from nothing")
+    return dataclasses.replace(stage, config=str(config), tasks=tasks)
 
 
-def search_of(protocol: Protocol) -> Search | None:
-    """The protocol's search, if it is one.
-
-    Raises:
-        ValueError: it is not well-formed, or has no end: ASHA compares at steps, so the fits need ``trainer.max_steps``.
-    """
-    if not protocol.search:
-        return None
-    search = checked(Search, protocol.search, "search")
-    if not search.space:
-        raise ValueError("search: the space is empty; give at least one option with its distribution")
-    if search.minimise not in SMALLER_IS_BETTER:
-        raise ValueError(f"search: minimise is {search.minimise!r}, expected {' or '.join(SMALLER_IS_BETTER)}")
-    if search.reduction < 2:
-        raise ValueError(f"search: reduction is {search.reduction}, expected 2 or more")
-    if search.first_cut >= max_steps(protocol):
-        raise ValueError(f"search: first_cut is {search.first_cut}, expected less than trainer.max_steps")
-    return search
+def slug(name: str) -> str:
+    """A name as part of a directory's: ``RigL + KD`` is ``rigl-kd``."""
+    return re.sub(r"[^a-z0-9.=]+", "-", name.lower()).strip("-")
 
 
-def max_steps(protocol: Protocol) -> int:
-    """Optimizer steps of a fit of a search."""
-    if not isinstance(steps := protocol.settings.get("trainer.max_steps"), int):
-        raise ValueError(f"search: settings.trainer.max_steps is {steps!r}, expected the steps of a fit")
-    return steps
-
-
-def draw(search: Search) -> list[dict[str, Any]]:
-    """The points of a search: always the same ones, so that an interrupted search goes on."""
-    import numpy as np
-    from ray import tune
-
-    generator = np.random.RandomState(0)
-    domains = {}
-    for option, distribution in search.space.items():
-        try:
-            ((name, arguments),) = distribution.items()
-            domains[option] = getattr(tune, name)(arguments) if name == "choice" else getattr(tune, name)(*arguments)
-            domains[option].sample(random_state=np.random.RandomState(0))
-        except (AttributeError, TypeError, ValueError, AssertionError) as error:
-            example = "{loguniform: [1.0e-4, 1.0e-2]}"
-            raise ValueError(f"search: {option} has {distribution!r}, expected one distribution as in {example}") from error
-    return [
-        {option: rounded(domain.sample(random_state=generator)) for option, domain in domains.items()}
-        for _ in range(search.trials)
-    ]
-
-
-def rounded(value: Any) -> Any:
-    """Numbers to three digits, as ordinary Python numbers."""
-    value = value.item() if hasattr(value, "item") else value
-    return float(f"{value:.3g}") if isinstance(value, float) else value
-
-
-def points(protocol: Protocol) -> list[dict[str, Any]]:
-    """What varies beside task and seed."""
-    if search := search_of(protocol):
-        return draw(search)
-    return [dict(zip(protocol.grid, values, strict=True)) for values in itertools.product(*protocol.grid.values())]
-
-
-def make_trials(protocol: Protocol, tasks: Iterable[str] = ()) -> list[Trial]:
-    """All fits of a protocol, or of some of its tasks and those which these start from.
+def check_names(protocol: Protocol, where: str) -> None:
+    """Stages and rows are told apart by the names of their directories.
 
     Raises:
-        ValueError: a task is unknown or no part of the protocol.
+        ValueError: two are not, or one has none.
     """
-    wanted = [glue_task(name).name for name in tasks] or list(protocol.tasks)
-    if absent := [name for name in wanted if name not in protocol.tasks]:
-        raise ValueError(f"{absent[0]} is no task of this protocol; it has {', '.join(protocol.tasks) or 'none'}")
-    wanted += [plan.start for name, plan in protocol.tasks.items() if name in wanted]
-    plans = {name: plan for name, plan in protocol.tasks.items() if name in wanted} or {"": TaskPlan()}
-    trials = []
-    for task, plan in plans.items():
-        for number, point in enumerate(points(protocol)):
-            for seed in range(plan.seeds or protocol.seeds):
-                settings = protocol.settings | plan.settings | point
-                parts = [task, f"{number:03}" if protocol.search else "", *_words(point), f"seed={seed}"]
-                name = "_".join(part for part in parts if part)
-                trials.append(Trial(name, task, seed, Path(protocol.config), settings, plan.start))
-    return trials
+    for kind, names in (("stage", protocol.stages), ("row", protocol.rows)):
+        if not names:
+            raise ValueError(f"{where}: there is no {kind}; give at least one")
+        found: dict[str, str] = {}
+        for name in names:
+            if not isinstance(name, str) or not slug(name):
+                raise ValueError(f"{where}: {kind} {name!r} has no name that a directory can have")
+            if (other := found.setdefault(slug(name), name)) != name:
+                raise ValueError(f"{where}: {kind}s {other!r} and {name!r} would both be called {slug(name)} in directories")
 
 
-def _words(point: dict[str, Any]) -> list[str]:
-    """A point as parts of a directory's name: ``lr=2e-05``."""
-    return [re.sub(r"[^\w.=+-]", "-", f"{option.rsplit('.', 1)[-1]}={value}") for option, value in point.items()]
+def check_stage(protocol: Protocol, name: str, where: str) -> None:
+    """What a stage and its rows refer to is there.
+
+    Raises:
+        ValueError: it is not, or cannot be used so.
+    """
+    stage, before = protocol.stages[name], list(protocol.stages)[: list(protocol.stages).index(name)]
+    if stage.search:
+        raise ValueError(f"{where}: a search stands in a protocol without stages; give a grid")
+    for key, other in (("best_of", stage.best_of), ("start", stage.start)):
+        if other and other not in before:
+            raise ValueError(f"{where}: {key} is {other!r}, expected a stage before it ({listed(before)})")
+    if stage.best_of and (protocol.stages[stage.best_of].tasks or not protocol.stages[stage.best_of].grid):
+        raise ValueError(f"{where}: best_of is {stage.best_of!r}, expected a stage with a grid and without tasks")
+    own = stage.best_of or stage.distillation or stage.seeds > 1 or any(plan.seeds for plan in stage.tasks.values())
+    if stage.start and own:
+        raise ValueError(f"{where}: models, seeds and distillation are those of {stage.start}, from which it starts")
+    there = protocol.rows_of(stage.start) if stage.start else list(protocol.rows)
+    if absent := [row for row in stage.rows if row not in there]:
+        raise ValueError(f"{where}: {absent[0]!r} is no row; there are {listed(there)}")
+    if not stage.start:
+        check_rows(protocol, name, where)
+
+
+def check_rows(protocol: Protocol, name: str, where: str) -> None:
+    """The teachers of a stage's rows, and the rows whose points they take, are there.
+
+    Raises:
+        ValueError: one is not, or is its own teacher in the end.
+    """
+    rows, best_of = protocol.rows_of(name), protocol.stages[name].best_of
+    tuned = protocol.rows_of(best_of) if best_of else []
+    for row in rows:
+        chain = [row]
+        while teacher := protocol.rows[chain[-1]].teacher:
+            if teacher not in rows:
+                raise ValueError(f"{where}: {chain[-1]!r} has the teacher {teacher!r}, expected a row here ({listed(rows)})")
+            if teacher in chain:
+                raise ValueError(f"{where}: {' is taught by '.join(map(repr, [*chain, teacher]))}; one has to come first")
+            chain.append(teacher)
+        if best_of and (source := protocol.rows[row].tuned or row) not in tuned:
+            raise ValueError(
+                f"{where}: {row!r} takes the point of {source!r}, expected a row of {best_of} ({listed(tuned)})"
+            )
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names as an error lists them."""
+    return ", ".join(names) or "there is none"

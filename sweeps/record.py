@@ -1,7 +1,9 @@
 """``sweep.json``: what a sweep has done and what came out, with every maximum beside the spread that it was picked from."""
 
+import json
 import math
 import statistics
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +11,13 @@ from rich.table import Table
 
 from objectives.glue import GLUE
 from run_record import RunRecord, read_object, write_json
-from sweeps.protocol import Trial
 from sweeps.trial import is_finished
+from sweeps.trials import Trial
 
 PRETRAINING = "pretraining"  # stands for the task of a fit that has none
 FILE = "sweep.json"
 HEADER = ("name", "model", "protocol", "pretrained", "extra")
-SETTINGS = ("protocol", "pretrained", "data.path", "extra")  # not to be mixed
+SETTINGS = ("protocol", "pretrained", "data.path", "glue.path", "extra")  # not to be mixed
 TRIAL = ("task", "seed", "settings", "start", "run", "status")
 
 
@@ -25,6 +27,9 @@ class Record:
     Keys: ``name``, ``model``, ``protocol``, ``pretrained``, ``data.path``, ``extra`` (further options of ``train.py``),
     ``trials`` (name → ``task``, ``seed``, ``settings``, ``start``, ``run``, ``status``, ``error``) and ``tasks``
     (:func:`results`). The status of a trial is waiting, running, finished, failed or pruned (ended early by a search).
+
+    With stages there is also ``glue.path``, and a trial has ``stage``, ``row``, ``point`` (of the grid; what it starts from has
+    had it too) and, from its beginning, ``tuned``: the point that it has taken from another stage, which is in ``settings`` then.
     """
 
     def __init__(self, directory: Path, content: dict[str, Any]) -> None:
@@ -62,15 +67,20 @@ class Record:
             before = cls.load(directory).content
         kept = before.get("trials", {})
         for key in SETTINGS:
-            if key in before and before[key] != header[key]:
+            if key in before and before[key] != header.get(key, ""):
                 raise ValueError(
-                    f"{directory} is of a sweep with {key} {before[key]!r}, not {header[key]!r}; give another --name"
+                    f"{directory} is of a sweep with {key} {before[key]!r}, not {header.get(key, '')!r}; give another --name"
                 )
+        points = {trial.name: trial.point for trial in trials}
         planned = {}
         for trial in trials:
             entry = {"task": trial.task, "seed": trial.seed, "settings": trial.settings, "start": trial.start}
+            if trial.stage:
+                entry |= {"stage": trial.stage, "row": trial.row, "point": trial.point}
             old = kept.get(trial.name)
-            if old and {key: old[key] for key in entry} != entry:
+            if old and old.get("tuned") in [points[name] for name in trial.tuned_by]:
+                entry |= {"tuned": old["tuned"], "settings": trial.settings | old["tuned"]}
+            if old and {key: old.get(key) for key in entry} != entry:
                 raise ValueError(f"{directory} has a trial {trial.name} of other settings; give another --name")
             run = f"{trial.name}/version_0"
             status = "finished" if is_finished(directory / run) else "waiting"
@@ -85,6 +95,17 @@ class Record:
         entry.pop("error", None)
         entry |= {"status": status} | ({"error": error} if error else {})
         self.save()
+
+    def begin(self, name: str, tuned: dict[str, Any]) -> None:
+        """Note that a trial runs, and the point that it has taken from another stage."""
+        self.take(name, tuned)
+        self.set(name, "running")
+
+    def take(self, name: str, tuned: dict[str, Any]) -> None:
+        """Make the point that a trial has taken from another stage part of its settings."""
+        if tuned:
+            entry = self.trials[name]
+            entry |= {"tuned": tuned, "settings": entry["settings"] | tuned}
 
     def end(self, name: str, error: str | None = None) -> None:
         """Note the end of a trial by what its run says: one that neither finished nor failed was ended by the search."""
@@ -102,10 +123,34 @@ class Record:
         """Trials of these statuses."""
         return [name for name, trial in self.trials.items() if trial["status"] in statuses]
 
-    def best(self, task: str) -> Path | None:
-        """The exported model of the task's best run."""
-        task_results = results(self.directory, self.trials).get(task)
-        return self.directory / task_results["best"] / "version_0" / "export" if task_results else None
+    def best(self, names: Iterable[str]) -> str | None:
+        """Of these trials the finished one that ranks first."""
+        records = {name: record for name in names if (record := self._finished(name))}
+        return max(records, key=lambda name: rank(self.trials[name]["task"], figures_of(records[name])), default=None)
+
+    def best_point(self, names: Iterable[str]) -> dict[str, Any] | None:
+        """The point of these trials with the lowest eval loss, the mean over its seeds; a run without one counts as infinite."""
+        losses: dict[str, list[float]] = {}
+        for name in names:
+            record = self._finished(name)
+            loss = math.inf if record is None or record.eval_loss is None else record.eval_loss
+            losses.setdefault(json.dumps(self.trials[name]["point"]), []).append(loss)
+        means = {point: statistics.fmean(found) for point, found in losses.items()}
+        best = min(means, key=means.__getitem__)
+        return json.loads(best) if math.isfinite(means[best]) else None
+
+    def export(self, name: str) -> Path:
+        """The exported model of a trial."""
+        return self.directory / self.trials[name]["run"] / "export"
+
+    def tuned(self, stage: str, row: str) -> dict[str, Any] | None:
+        """The point that fits of a row have taken from another stage already, for the others to take it too."""
+        of_row = (trial for trial in self.trials.values() if (trial.get("stage"), trial.get("row")) == (stage, row))
+        return next((trial["tuned"] for trial in of_row if "tuned" in trial), None)
+
+    def _finished(self, name: str) -> RunRecord | None:
+        trial = self.trials[name]
+        return RunRecord.find(self.directory / trial["run"]) if trial["status"] == "finished" else None
 
 
 def figures_of(record: RunRecord) -> dict[str, float]:
@@ -131,19 +176,31 @@ def spread(values: list[float], degenerate: int = 0) -> dict[str, float]:
     return figures
 
 
+def group_of(trial: dict[str, Any]) -> str:
+    """What is one line of figures: a task; with stages, the same stage, row and point of the grid."""
+    if "stage" not in trial:
+        return trial["task"] or PRETRAINING
+    return " / ".join(filter(None, [trial["stage"], trial["row"], short(trial["point"]), trial["task"]]))
+
+
+def short(point: dict[str, Any]) -> str:
+    """A point of the grid as tables show it: ``max_lr=0.005``."""
+    return " ".join(f"{option.rsplit('.', 1)[-1]}={value}" for option, value in point.items())
+
+
 def results(directory: Path, trials: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Task → ``best`` (the trial that ranks first) and ``metrics`` (metric → :func:`spread`), over the finished trials."""
-    by_task: dict[str, dict[str, RunRecord]] = {}
+    """:func:`group_of` → ``best`` (the finished trial that ranks first) and ``metrics`` (metric → :func:`spread`)."""
+    groups: dict[str, dict[str, RunRecord]] = {}
     for name, trial in trials.items():
         if trial["status"] == "finished" and (record := RunRecord.find(directory / trial["run"])):
-            by_task.setdefault(trial["task"] or PRETRAINING, {})[name] = record
+            groups.setdefault(group_of(trial), {})[name] = record
     found = {}
-    for task, records in by_task.items():
+    for group, records in groups.items():
         figures = {name: figures_of(record) for name, record in records.items()}
         degenerate = sum(bool(record.degenerate) for record in records.values())
         metrics = dict.fromkeys(metric for run in figures.values() for metric in run)
-        best = max(figures, key=lambda name: rank(task, figures[name]))
-        found[task] = {
+        best = max(figures, key=lambda name: rank(trials[name]["task"], figures[name]))
+        found[group] = {
             "best": best,
             "metrics": {
                 metric: spread([run[metric] for run in figures.values() if metric in run], degenerate) for metric in metrics
@@ -159,21 +216,35 @@ def rank(task: str, figures: dict[str, float]) -> float:
 
 
 def results_table(record: Record) -> Table:
-    """A row a task and metric, as far as the sweep has come; GLUE metrics in percent, the best of perplexities is the min."""
-    pretraining = any(not trial["task"] for trial in record.trials.values())
-    figures = ["min" if pretraining else "max", "median", "mean", "std"]
-    table = Table(
-        title=f"{record.content['name']} ({record.content['model']})", title_justify="left", box=None, padding=(0, 1, 0, 0)
-    )
-    for column in ("task", "metric", "done", "failed", "degenerate", *figures):
-        table.add_column(column, justify="left" if column in ("task", "metric") else "right")
-    for task in dict.fromkeys(trial["task"] for trial in record.trials.values()):
-        statuses = [trial["status"] for trial in record.trials.values() if trial["task"] == task]
+    """A row a task and metric, as far as the sweep has come; GLUE metrics in percent, the best of perplexities is the min.
+
+    With stages, a row for each stage, row and point, with the figure that ranks its runs: the eval loss, or the task's metric.
+    """
+    trials = record.trials.values()
+    staged = any("stage" in trial for trial in trials)
+    best = "best" if staged else "min" if any(not trial["task"] for trial in trials) else "max"
+    labels = ["stage", "row", "point", "task", "metric"] if staged else ["task", "metric"]
+    figures = [best, "median", "mean", "std"]
+    title = f"{record.content['name']} ({record.content['model']})"
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
+    for column in (*labels, "done", "failed", "degenerate", *figures):
+        table.add_column(column, justify="left" if column in labels else "right")
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for trial in trials:
+        groups.setdefault(group_of(trial), []).append(trial)
+    for group, members in groups.items():
+        trial, statuses = members[0], [trial["status"] for trial in members]
+        task = trial["task"]
+        names = [trial["stage"], trial["row"], short(trial["point"]), task] if staged else [task or PRETRAINING]
         done = f"{statuses.count('finished') + statuses.count('pruned')}/{len(statuses)}"
-        task_metrics = record.content["tasks"].get(task or PRETRAINING, {}).get("metrics") or {"": {}}
-        for metric, row in task_metrics.items():
-            percent = 100 if task else 1
-            cells = [f"{row[figure] * percent:.2f}" if figure in row else "" for figure in figures]
+        metrics = record.content["tasks"].get(group, {}).get("metrics") or {"": {}}
+        if staged and metrics.keys() != {""}:
+            ranking = GLUE[task].rank_by if task else "eval_loss"
+            metrics = {ranking: metrics.get(ranking, {})}
+        for metric, row in metrics.items():
+            row = row | ({"best": row["max" if task else "min"]} if "max" in row else {})
+            digits = 3 if staged and not task else 2
+            cells = [f"{row[figure] * (100 if task else 1):.{digits}f}" if figure in row else "" for figure in figures]
             counts = [done, str(statuses.count("failed")), str(row.get("degenerate", ""))]
-            table.add_row(task or PRETRAINING, metric, *counts, *cells)
+            table.add_row(*names, metric, *counts, *cells)
     return table

@@ -17,13 +17,15 @@ from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+from ray.tune.search import Searcher
 from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from sweeps.protocol import Search
+from sweeps.agenda import Agenda
 from sweeps.record import Record, results_table
-from sweeps.trial import Fit, FitError, last_line, run_on_ray
+from sweeps.search import max_steps, search_of
+from sweeps.trial import FitError, last_line, run_on_ray
 
 QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
 
@@ -52,41 +54,56 @@ def cluster(address: str | None, session: Path) -> Iterator[None]:
         shutil.rmtree(session, ignore_errors=True)
 
 
-def run_stage(
-    fits: dict[str, Fit], record: Record, search: Search | None, concurrency: int, cpus: float, gpus: float, retries: int
-) -> None:
-    """Run ``fits``, by name, to their ends, whatever these are, and keep ``record``.
+class Turns(Searcher):
+    """An agenda as Tune asks for it."""
+
+    def __init__(self, agenda: Agenda) -> None:
+        super().__init__()
+        self.agenda = agenda
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        turn = self.agenda.next()
+        if turn is None:
+            return Searcher.FINISHED if self.agenda.over else None  # type: ignore[return-value]  # which Ray asks for
+        return {"name": turn.name, "fit": turn.fit, "tuned": turn.tuned}
+
+    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
+        """The agenda reads it in the record."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Ray's own state is of no use."""
+
+
+def run_agenda(agenda: Agenda, concurrency: int, cpus: float, gpus: float, retries: int) -> None:
+    """Run the fits of an agenda to their ends, whatever these are, and keep its record.
 
     Ray's own state is of no use afterwards: what is finished is in the runs.
 
     Args:
-        fits: trials of the record.
-        record: of the whole sweep; it is written by whoever drives Tune, which with ``ray://`` is another process.
-        search: ends the worse fits early.
+        agenda: of the whole sweep; its record is written by whoever drives Tune, which with ``ray://`` is another process.
         concurrency: fits at a time, at most.
         cpus: reserved for each of them.
         gpus: reserved for each of them; a fraction shares one.
         retries: further attempts after a failure.
     """
+    record, search = agenda.plan.record, search_of(agenda.plan.protocol)
     storage = record.directory / ".tune"
     scheduler: TrialScheduler | None = None
     if search:
+        (fits,) = agenda.plan.protocol.stages.values()
         scheduler = ASHAScheduler(
             time_attr="steps",
             metric=search.minimise,
             mode="min",
-            max_t=next(iter(fits.values())).max_steps + 1,  # that no fit is ended at its end
+            max_t=max_steps(fits) + 1,  # that no fit is ended at its end
             grace_period=search.first_cut,
             reduction_factor=search.reduction,
         )
-
-    def of_spec(spec: Any) -> Fit:
-        return fits[spec.config.name]
-
     tuner = tune.Tuner(
         tune.with_resources(run_on_ray, {"cpu": cpus, "gpu": gpus}),
-        param_space={"name": tune.grid_search(list(fits)), "fit": tune.sample_from(of_spec)},
         tune_config=tune.TuneConfig(
+            search_alg=Turns(agenda),
+            num_samples=len(agenda.open),
             scheduler=scheduler,
             max_concurrent_trials=concurrency,
             reuse_actors=search is None,  # saves seconds a trial; one that is ended early ends with its worker
@@ -121,14 +138,14 @@ class Progress(TrialProgressCallback):
             self.live.start()
 
     def view(self) -> Group:
-        """The table, and what is running for how long."""
+        """What is running for how long, and the table, of which a small terminal shows the beginning."""
         now = time.monotonic()
         running = [f"{name} ({(now - began) / 60:.0f} min)" for name, began in list(self.began.items())]
-        return Group(results_table(self.record), Text("running: " + (", ".join(running) or "nothing yet")))
+        return Group(Text("running: " + (", ".join(running) or "nothing yet")), results_table(self.record))
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         self.began[trial.config["name"]] = time.monotonic()
-        self.record.set(trial.config["name"], "running")
+        self.record.begin(trial.config["name"], trial.config["tuned"])
 
     def on_trial_result(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict, **info: Any) -> None:
         """The scheduler's business."""

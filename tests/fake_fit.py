@@ -1,10 +1,12 @@
 """Stands for ``train.py fit`` in tests of sweeps: takes its options, leaves what it leaves, in a fraction of a second.
 
-By its seed and rate (``--model.lr``) it fails, hangs, or reports perplexities. Beginnings and ends are appended to ``events.log``
-beside the sweep.
+By its seed and rate (``--model.lr``) it fails, hangs, or reports perplexities. Without a task it pretrains: the eval loss is lowest
+where ``--schedule.max_lr`` is ``--best``. Beginnings and ends are appended to ``events.log`` beside the sweep, and what it was told
+is in ``options.json``.
 """
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -49,6 +51,10 @@ if behaviour == "searches":
         note(f"step {step} of")
         summary("running", eval_step=step, perplexity=rate * 100, eval_loss=1.0)
     results = {"eval_step": steps, "perplexity": rate * 100, "eval_loss": 1.0}
+elif "data.task" not in options:
+    time.sleep(float(options.get("seconds", 0.5)))
+    loss = 3 + abs(math.log(float(options["schedule.max_lr"]) / float(options["best"])))
+    results = {"eval_loss": loss, "perplexity": math.exp(loss)}
 else:
     time.sleep(float(options.get("seconds", 0.5)))
     task = options["data.task"]
@@ -57,6 +63,8 @@ else:
     results["pretrained"] = options.get("model.pretrained")
 for directory in ("export", "checkpoints"):
     (run / directory).mkdir(exist_ok=True)
+(run / "export" / "config.json").write_text("{}")
+(run / "options.json").write_text(json.dumps(options))
 note("ends")
 summary("finished", **results)
 child.kill()

@@ -285,7 +285,7 @@ def test_command_of_a_trial(tmp_path: Path, pretrained: Path) -> None:
         "--",
     ]
     plan = make_plan(sweep.parse(arguments + extra))
-    fit = fit_of(plan, plan.trials[1], "MODEL", ("train",), stall=30)
+    fit = fit_of(plan, plan.trials[1], {"model.pretrained": "MODEL"}, ("train",), stall=30)
     assert fit.command == (
         *("train", f"--config={tmp_path / 'fit.yaml'}", "--data.task=STS-B", "--data.path=GLUE", "--model.pretrained=MODEL"),
         *("--model.lr=1e-05", "--a=true", "--seed_everything=1", "--trainer.enable_progress_bar=false", *extra),

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
-from sweeps.protocol import Trial, draw, load_protocol, make_trials, search_of
+from sweeps.protocol import load_protocol
+from sweeps.search import draw, search_of
+from sweeps.trials import Trial, make_trials
 
 PROTOCOLS = Path(__file__).parents[2] / "configs" / "protocols"
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from sweeps.protocol import Trial
 from sweeps.record import Record, results_table, spread
+from sweeps.trials import Trial
 
 HEADER = {"name": "s", "model": "m", "protocol": "p", "pretrained": "d", "data.path": "t", "extra": []}
 
@@ -60,8 +60,10 @@ def test_the_best_is_ranked_by_the_metric_of_its_task(tmp_path: Path) -> None:
     assert (written["metrics"]["accuracy"]["max"], written["metrics"]["f1"]["max"]) == (0.9, 0.7)
     assert [written["metrics"][metric]["runs"] for metric in ("accuracy", "f1")] == [3, 2]
     assert written["metrics"]["f1"]["degenerate"] == 1
-    assert record.best("QQP") == tmp_path / "QQP_seed=1" / "version_0" / "export"
-    assert record.best("MNLI") is None
+    assert record.best(record.trials) == "QQP_seed=1"
+    assert record.export("QQP_seed=1") == tmp_path / "QQP_seed=1" / "version_0" / "export"
+    assert record.best(["QQP_seed=2", "QQP_seed=0"]) == "QQP_seed=0"
+    assert record.best([]) is None
 
 
 def test_pretraining_ranks_by_the_smallest_perplexity(tmp_path: Path) -> None:

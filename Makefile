@@ -32,7 +32,7 @@ quickstart: $(STUDENT) ## pretrain a dense teacher and an 80 % sparse student on
 
 results: | $(VENV)/installed ## the protocol of the results page at toy size: tune, pretrain, distil, finetune
 	$(RUN) sweep.py --config configs/protocols/results.yaml --quick
-	@$(RUN) report.py runs/results_toy
+	@$(RUN) report.py page runs/results_toy
 
 test: $(VENV)/installed ## run every check: lint, format, types, tests
 	$(VENV)/bin/ruff check .

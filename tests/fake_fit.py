@@ -1,8 +1,8 @@
 """Stands for ``train.py fit`` in tests of sweeps: takes its options, leaves what it leaves, in a fraction of a second.
 
-By its seed and rate (``--model.lr``) it fails, hangs, or reports perplexities. Without a task it pretrains: the eval loss is lowest
-where ``--schedule.max_lr`` is ``--best``. Beginnings and ends are appended to ``events.log`` beside the sweep, and what it was told
-is in ``options.json``.
+By its seed and rate (``--model.lr``) it fails, hangs, or reports perplexities. Without a task it pretrains: the eval loss is
+lowest where ``--schedule.max_lr`` is ``--best``. Beginnings and ends are appended to ``events.log`` beside the sweep, and what it
+was told is in ``options.json``.
 """
 
 import json

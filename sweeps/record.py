@@ -134,7 +134,7 @@ class Record:
         for name in names:
             record = self._finished(name)
             loss = math.inf if record is None or record.eval_loss is None else record.eval_loss
-            losses.setdefault(json.dumps(self.trials[name]["point"]), []).append(loss)
+            losses.setdefault(json.dumps(self.trials[name]["point"]), []).append(math.inf if math.isnan(loss) else loss)
         means = {point: statistics.fmean(found) for point, found in losses.items()}
         best = min(means, key=means.__getitem__)
         return json.loads(best) if math.isfinite(means[best]) else None

@@ -165,6 +165,48 @@ def test_a_search_ends_the_worst_early(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_killed_sweep_of_stages_goes_on_with_what_it_had_chosen(tmp_path: Path) -> None:
+    """Tuned, pretrained from a teacher, finetuned; killed at the first fit that had to wait for others."""
+    stages = {
+        "tune": {"config": "fit.yaml", "grid": {"schedule.max_lr": [0.1, 0.2, 0.4]}},
+        "pretrain": {"config": "fit.yaml", "seeds": 2, "best_of": "tune"},
+        "finetune": {"config": "fit.yaml", "start": "pretrain", "tasks": {"CoLA": {}}},
+    }
+    rows = {"dense": {"settings": {"best": 0.2}}, "wide": {"settings": {"best": 0.4}}}
+    rows["wide + KD"] = {"settings": {"best": 0.1}, "teacher": "dense", "tuned": "wide"}
+    (tmp_path / "fit.yaml").touch()
+    (tmp_path / "staged.yaml").write_text(yaml.safe_dump({"stages": stages, "rows": rows}, sort_keys=False))
+    arguments = ("--config", tmp_path / "staged.yaml", "--model", "m")
+    driver = start(tmp_path, *arguments)
+    try:
+        while not any(trial.startswith("pretrain") for trial in count(tmp_path, "ends")):
+            assert driver.poll() is None, (tmp_path / "output").read_text()
+            time.sleep(0.02)
+    finally:
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+    finished = {trial for trial, status in statuses(tmp_path, "staged_m").items() if status == "finished"}
+    assert start(tmp_path, *arguments).wait(120) == 0, (tmp_path / "output").read_text()
+
+    begun = [name for event, name, *_ in events(tmp_path) if event == "begins"]
+    assert len(set(begun)) == 6 + 6 + 6
+    assert all(begun.count(trial) == 1 for trial in finished)
+    runs = tmp_path / "runs" / "staged_m"
+    given = {file.parents[1].name: json.loads(file.read_text()) for file in runs.glob("*/version_0/options.json")}
+    for seed in (0, 1):
+        for row, rate in {"dense": "0.2", "wide": "0.4", "wide-kd": "0.4"}.items():
+            assert given[f"pretrain_{row}_seed={seed}"]["schedule.max_lr"] == rate
+            model = runs / f"pretrain_{row}_seed={seed}" / "version_0" / "export"
+            assert given[f"finetune_{row}_CoLA_seed={seed}"]["model.pretrained"] == str(model)
+        teacher = runs / f"pretrain_dense_seed={seed}" / "version_0" / "export"
+        assert given[f"pretrain_wide-kd_seed={seed}"]["distillation.teachers"] == str(teacher)
+        assert "distillation.teachers" not in given[f"pretrain_wide_seed={seed}"]
+    figures = record(tmp_path, "staged_m")["tasks"]
+    assert figures["pretrain / wide"]["metrics"]["eval_loss"]["max"] == pytest.approx(3)
+    assert figures["finetune / wide + KD / CoLA"]["metrics"]["matthews"]["runs"] == 2
+
+
+@pytest.mark.slow
 def test_a_real_fit(tmp_path: Path, corpus: Path, tokenizer_dir: Path) -> None:
     """``train.py`` itself: killed after its first checkpoint, it is tried again and ends as if nothing had happened."""
     data = {"path": str(corpus), "tokenizer": str(tokenizer_dir), "length": 16, "batch_size": 8, "cache_dir": "cache"}

@@ -6,7 +6,8 @@ it is published, each with the spread over the runs of a model. Commands, each w
 ``page RUNS …`` is the page of results: a row a model with losses, GLUE and costs, published rows, and what was tuned;
 ``frontier RUNS …`` compares rows by what they cost, ``lengths RUNS …`` by the length of training, ``curves RUNS …`` draws losses
 over training; ``budget --config FILE …`` says how many weights a fit would keep, ``budget DIRECTORY`` how many an exported model
-has; ``masks RUN [RUN]`` what masks look like. (Directories of runs with these names are ``./page`` and so on.)
+has; ``masks RUN [RUN]`` what masks look like; ``archive RUNS DIRECTORY`` keeps what reports read of runs. (Directories of runs
+with these names are ``./page`` and so on.)
 """
 
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import get_args
 
 from arguments import OneLineParser, one_line_errors
+from reports.archive import archive
 from reports.curves import read_curves
 from reports.frontier import frontier_points, frontier_table
 from reports.lengths import lengths_of, lengths_table
@@ -198,6 +200,20 @@ def report_masks(arguments: list[str]) -> None:
     show([masks_table(options.run, options.other)], options.format)
 
 
+def report_archive(arguments: list[str]) -> None:
+    """Copy what reports read."""
+    parser = OneLineParser(
+        "report.py archive",
+        description="Copy every summary.json and sweep.json to a directory that a repository can keep: a few kilobytes a run, "
+        "without absolute paths. Tables can be printed from there again.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("runs", type=Path, help="directory of runs, of an experiment or of a sweep")
+    parser.add_argument("directory", type=Path, help="where to")
+    options = parser.parse_args(arguments)
+    print(f"{len(archive(options.runs, options.directory))} files in {options.directory}")
+
+
 COMMANDS = {
     "page": report_page,
     "frontier": report_frontier,
@@ -205,6 +221,7 @@ COMMANDS = {
     "curves": report_curves,
     "budget": report_budget,
     "masks": report_masks,
+    "archive": report_archive,
 }
 
 

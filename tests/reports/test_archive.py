@@ -1,0 +1,56 @@
+"""Archives: the tables that they print are those of the runs, and no path of a machine is in them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import report
+from reports.archive import archive, without_paths
+
+WriteRun = Callable[..., Path]
+
+
+def test_paths_of_a_machine_go() -> None:
+    root = Path("/home/me/runs/sweep")
+    command = "train.py fit --config=/opt/code/configs/a.yaml --data.path=/data/text --model.pretrained={}/a/export"
+    value = {"command": command.format(root), "n": [1, None, "hub/id", "0.8", "a/b", "./c", "~/d"], "lr": 5e-3}
+    assert without_paths(value, root) == {
+        "command": "train.py fit --config=a.yaml --data.path=text --model.pretrained=a/export",
+        "n": [1, None, "hub/id", "0.8", "a/b", "./c", "~/d"],
+        "lr": 5e-3,
+    }
+    assert without_paths('it says "/tmp/x": no', root) == 'it says "x": no'
+
+
+def test_an_archive_prints_the_same_page(tmp_path: Path, write_trial: WriteRun, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in (0, 1):
+        for row, loss in {"dense": 3.0, "static": 3.25}.items():
+            pretrained = write_trial(f"{row}_{seed}", row, "pretrain", seed=seed, steps=10, eval_loss=loss + seed / 8)
+            scores = {"task": "RTE", "metrics": {"accuracy": 0.5 + loss / 100}, "pretrained": str(pretrained / "export")}
+            write_trial(f"rte_{row}_{seed}", row, "finetune", seed=seed, **scores)
+    sweep, kept = tmp_path / "sweep", tmp_path / "kept"
+    report.run(["archive", str(sweep), str(kept)])
+    assert capsys.readouterr().out == f"9 files in {kept}\n"
+    assert not any(str(tmp_path) in file.read_text() for file in kept.rglob("*.json"))
+    printed = []
+    for directory in (sweep, kept):
+        report.run(["page", str(directory)])
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1]
+    assert "3.0625 ± 0.0884" in printed[0]
+    assert len(archive(sweep, kept)) == 9  # again
+
+
+def test_nothing_is_written_of_what_is_broken_or_into_itself(tmp_path: Path, write_trial: WriteRun) -> None:
+    write_trial("a", "dense", "pretrain", eval_loss=1.0)
+    (write_trial("b", "dense", "pretrain") / "summary.json").write_text("{")
+    with pytest.raises(ValueError, match="not JSON"):
+        archive(tmp_path / "sweep", tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
+    with pytest.raises(ValueError, match="give a directory elsewhere"):
+        archive(tmp_path / "sweep", tmp_path / "sweep" / "kept")
+    with pytest.raises(FileNotFoundError):
+        archive(tmp_path / "nowhere", tmp_path / "kept")
+    assert json.loads((tmp_path / "sweep" / "sweep.json").read_text())["name"] == "sweep"

@@ -197,7 +197,7 @@ def test_quick_is_laid_over_key_by_key(tmp_path: Path) -> None:
         load_protocol(write(tmp_path), quick=True)
 
 
-@pytest.mark.parametrize("name", ["results", "lengths", "ablation"])
+@pytest.mark.parametrize("name", ["results", "lengths", "cpu_bench"])
 def test_shipped_stages_have_a_toy_size_of_the_same_rows(name: str) -> None:
     file = PROTOCOLS / f"{name}.yaml"
     whole, toy = load_protocol(file), load_protocol(file, quick=True)

@@ -6,6 +6,7 @@ Lightning's own list, ``trainer.callbacks``.
 """
 
 import contextlib
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -17,16 +18,20 @@ from pytorch_lightning import Callback, LightningDataModule, LightningModule, Tr
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from pytorch_lightning.plugins import CheckpointIO
+from pytorch_lightning.utilities import rank_zero_only
 
 import datamodules  # noqa: F401  (short class names resolve in YAML)
 import lightning_modules  # noqa: F401
 from callbacks import (
+    CheckedCheckpointIO,
     ExportPretrained,
     FinalTest,
     FinalValidation,
     GlueSubmission,
     KnowledgeDistillation,
     RandomState,
+    ResumeRules,
     RunOverview,
     RunSummary,
     SparseTraining,
@@ -34,15 +39,17 @@ from callbacks import (
     StepMonitor,
     StepProgressBar,
     StepwiseSchedule,
+    StopOnSignal,
+    flat_settings,
     quiet_lightning,
 )
 from cpu import multiply_with_onednn
 from internals import CommandLineFirst
+from run_directory import EVENTS, HoldRun, begun, clear_attempt, directory_of, last_checkpoint, newest_version
+from run_record import is_held
 from sparsity import SparseMethod
 
 set_parsing_settings(subclasses_enabled=[SparseMethod])  # a dataclass that stands for any of its subclasses
-
-EVENTS = "events.out.tfevents.*"
 
 
 class SaveRunConfig(SaveConfigCallback):
@@ -78,32 +85,17 @@ class SaveRunConfig(SaveConfigCallback):
         if trainer.state.fn != "fit" or self.began or not trainer.is_global_zero:
             return
         run = Path(trainer.default_root_dir)
-        for events in set(run.glob(EVENTS)) - set(self.kept):  # TensorBoard opens its file before anything can refuse
+        for events in set(run.glob(f"{EVENTS}.{os.getpid()}.*")) - set(self.kept):  # opened before anything can refuse
             events.unlink()
         for directory in (*sorted(filter(Path.is_dir, run.rglob("*")), reverse=True), run, run.parent):
             with contextlib.suppress(OSError):  # not empty, or not there
                 directory.rmdir()
 
 
-def latest_checkpoint(experiment: Path) -> Path | None:
-    """``last.ckpt`` of the newest version of an experiment that has one."""
-    versions = sorted(experiment.glob("version_*/checkpoints/last.ckpt"), key=lambda path: int(path.parts[-3][8:]))
-    return versions[-1] if versions else None
-
-
-def run_directory(experiment: Path, version: int | None, checkpoint: str | None) -> Path:
-    """Where a run is kept: the version asked for, that of the checkpoint it goes on from, or the next one that is free."""
-    continued = Path(checkpoint).absolute().parent.parent if checkpoint else None
-    if continued is not None and continued.parent == experiment.absolute():
-        return experiment / continued.name
-    if version is None:
-        taken = [int(path.name[8:]) for path in experiment.glob("version_*") if path.name[8:].isdecimal()]
-        version = max(taken, default=-1) + 1
-    return experiment / f"version_{version}"
-
-
 class TrifectaCLI(CommandLineFirst):
     """LightningCLI with places for masks, schedule and distillation, and runs kept by experiment, whatever logs them."""
+
+    begins_anew = False  # in the directory of a run that died before its first checkpoint
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--experiment", type=str, default="default", help="name of the run: RUNS/EXPERIMENT/version_N")
@@ -112,6 +104,12 @@ class TrifectaCLI(CommandLineFirst):
         parser.add_argument("--masks", type=SparseMethod | None, default=None, help="sparse training; null is dense")
         parser.add_argument("--schedule", type=StepwiseSchedule | None, default=None, help="of the learning rate")
         parser.add_argument("--distillation", type=KnowledgeDistillation | None, default=None, help="from teachers")
+        parser.add_argument(
+            "--resume.allow",
+            type=list[str] | str,
+            default=[],
+            help="fixed settings that may differ from those of the checkpoint",
+        )
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(ExportPretrained, "export")
         parser.add_lightning_class_args(GlueSubmission, "submission")
@@ -121,6 +119,9 @@ class TrifectaCLI(CommandLineFirst):
                 "checkpoint.auto_insert_metric_name": False,
                 "checkpoint.save_last": True,
                 "checkpoint.every_n_train_steps": 1000,
+                "checkpoint.monitor": "step",  # the newest are the best
+                "checkpoint.mode": "max",
+                "checkpoint.save_top_k": 2,
                 "checkpoint.enable_version_counter": False,  # one last.ckpt, whatever wrote the one before
             }
         )
@@ -143,18 +144,39 @@ class TrifectaCLI(CommandLineFirst):
                 raise ValueError(
                     "ckpt_path last is looked for where runs keep theirs, not in checkpoint.dirpath: name the file"
                 )
-            checkpoint = latest_checkpoint(Path(config.runs, config.experiment))
-            if checkpoint is None and self.subcommand != "fit":
-                raise ValueError(f"ckpt_path last: {Path(config.runs, config.experiment)} has no checkpoint yet")
-            config.ckpt_path = str(checkpoint) if checkpoint else None
-            print(f"ckpt_path last: {checkpoint or 'there is no checkpoint yet, so this is a new run'}", file=sys.stderr)
+            self.go_on_with_last(config)
+
+    def go_on_with_last(self, config: Namespace) -> None:
+        """Put the last checkpoint of the newest version, or of the one asked for, in the place of ``last``; say which.
+
+        A version that died before its first checkpoint begins anew.
+
+        Raises:
+            ValueError: there is none, and nothing is to be begun; or none can be used.
+        """
+        experiment = Path(config.runs, config.experiment)
+        version = newest_version(experiment) if config.version is None else config.version
+        run = None if version is None else experiment / f"version_{version}"
+        checkpoint, complaints = last_checkpoint(run) if run else (None, [])
+        if checkpoint is None and self.subcommand != "fit":
+            raise ValueError(f"ckpt_path last: {run or experiment} has no checkpoint yet")
+        for complaint in complaints:
+            print(f"ckpt_path last: {complaint}", file=sys.stderr)
+        anew = f"{run} died before its first checkpoint and begins anew" if run and begun(run) else "this is a new run"
+        print(f"ckpt_path last: {checkpoint or 'there is no checkpoint yet, so ' + anew}", file=sys.stderr)
+        config.ckpt_path = str(checkpoint) if checkpoint else None
+        self.begins_anew = run is not None and checkpoint is None
+        config.version = version
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         multiply_with_onednn()  # here, where nothing on the command line was wrong
+        config, made = self.of_subcommand(self.config), self.of_subcommand(self.config_init)
+        plugins = as_list(made.trainer.plugins)
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            kwargs["plugins"] = [*plugins, CheckedCheckpointIO()]
         if self.subcommand != "fit":
             return super().instantiate_trainer(**{"logger": False} | kwargs)
-        config, made = self.of_subcommand(self.config), self.of_subcommand(self.config_init)
-        run = run_directory(Path(config.runs, config.experiment), config.version, config.ckpt_path)
+        run = self.run_directory(config)
         quiet_lightning(resumes=config.ckpt_path is not None)
         if made.checkpoint.dirpath is None:
             made.checkpoint.dirpath = str(run.absolute() / "checkpoints")
@@ -163,8 +185,9 @@ class TrifectaCLI(CommandLineFirst):
         self.save_config_kwargs = {"kept": list(run.glob(EVENTS))}
         masks = None if made.masks is None else SparseTraining(made.masks)
         placed = [callback for callback in (made.schedule, made.distillation, masks) if callback is not None]
+        rules = ResumeRules(flat_settings(config.as_dict()), as_list(config.resume.allow))
         kwargs |= {
-            "callbacks": [*as_list(made.trainer.callbacks), *placed],
+            "callbacks": [rules, *as_list(made.trainer.callbacks), *placed],
             "default_root_dir": run,
             "logger": made.trainer.logger is not False
             and loggers_in(run, as_list(made.trainer.logger), as_list(config.trainer.logger)),
@@ -174,6 +197,16 @@ class TrifectaCLI(CommandLineFirst):
             bars: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
             bars[bars.index(trainer.progress_bar_callback)] = StepProgressBar()
         return trainer
+
+    def run_directory(self, config: Namespace) -> Path:
+        """Where the fit is kept, without what an attempt there has left that had come to nothing."""
+        experiment = Path(config.runs, config.experiment)
+        if not self.begins_anew:
+            return directory_of(experiment, config.version, config.ckpt_path)
+        run = experiment / f"version_{config.version}"
+        if getattr(rank_zero_only, "rank", 0) == 0 and not is_held(run):
+            clear_attempt(run)
+        return run
 
 
 def as_list(given: Any) -> list[Any]:
@@ -218,6 +251,7 @@ def build(arguments: list[str] | None = None, kind: type[TrifectaCLI] = Trifecta
                 *(RandomState(), RunOverview(), StepMonitor(), SparsityMonitor()),
                 *(FinalValidation(), FinalTest()),
                 RunSummary(),  # last, as it writes when the others have accepted the run
+                *(HoldRun(), StopOnSignal()),
             ],
             "gradient_clip_val": 1.0,
             "num_sanity_val_steps": 0,

@@ -4,6 +4,8 @@ Nobody else may touch a name of theirs that begins with an underscore, so that a
 definition has a test. The versions it was tried with are the upper bounds in ``setup.cfg``.
 """
 
+from typing import Any
+
 import datasets
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
@@ -22,6 +24,34 @@ def is_accumulating(trainer: Trainer) -> bool:
 def count_epochs(trainer: Trainer) -> None:
     """Treat a fit with a number of steps as one of epochs, so that a checkpoint of an epoch's end is resumed as that."""
     trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
+
+
+def micro_batches_anew(checkpoint: dict[str, Any], before: int, now: int) -> None:
+    """Count the progress of a checkpoint in micro-batches of another size, as many optimizer steps being ``now`` of them each.
+
+    Args:
+        checkpoint: of a fit, whose counts are changed in place.
+        before: micro-batches of an optimizer step until here.
+        now: micro-batches of one from here on.
+
+    Raises:
+        ValueError: it was written in the middle of an optimizer step.
+    """
+    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    for counts in (progress["total"], progress["current"]):
+        begun = counts["ready"]
+        if begun % before:
+            raise ValueError("the checkpoint was written between micro-batches of a step: go on with as many as before")
+        counts.update({name: begun // before * now - (begun - count) for name, count in counts.items()})
+
+
+def validation_not_begun(checkpoint: dict[str, Any]) -> None:
+    """Make a checkpoint that was written in the middle of a validation one of before it, as its metrics are not in it."""
+    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
+    seen = progress["current"]["ready"]
+    progress["total"] = {name: max(0, count - seen) for name, count in progress["total"].items()}
+    progress["current"] = dict.fromkeys(progress["current"], 0)
+    progress["is_last_batch"] = False
 
 
 class _FitLoopOfAnyLength(_FitLoop):

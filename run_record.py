@@ -9,8 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
+from filelock import FileLock, Timeout
+
 Status = Literal["running", "finished", "failed", "stopped"]
 SUMMARY = "summary.json"
+LOCK = ".lock"  # in a run's directory, held while the run is under way
 LARGEST = 2**63  # no count is
 EXPECTED = {str: "a text", int: "a number", float: "a number", bool: "true or false"}
 
@@ -177,6 +180,17 @@ def read_object(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"a JSON object expected, not {type(content).__name__}")
     return content
+
+
+def is_held(run: Path) -> bool:
+    """Whether a process holds the lock of a run, which it does while the run is under way."""
+    if not (run / LOCK).exists():
+        return False
+    try:
+        with FileLock(run / LOCK, timeout=0):
+            return False
+    except Timeout:
+        return True
 
 
 def experiment_name(run: Path) -> str:

@@ -1,5 +1,6 @@
 """What happens around a step."""
 
+from callbacks.checkpoint_files import CheckedCheckpointIO, newest_whole
 from callbacks.distillation import KnowledgeDistillation
 from callbacks.export import ExportPretrained
 from callbacks.final_test import FinalTest
@@ -10,6 +11,7 @@ from callbacks.lr_range_test import LRRangeTest
 from callbacks.monitor import SparsityMonitor, StepMonitor
 from callbacks.progress import StepProgressBar
 from callbacks.random_state import RandomState
+from callbacks.resume import RULES, ResumeRules, flat_settings
 from callbacks.run_summary import RunSummary
 from callbacks.sparse_training import (
     GMP,
@@ -23,12 +25,15 @@ from callbacks.sparse_training import (
     StaticSparsity,
 )
 from callbacks.start import RunOverview, quiet_lightning
+from callbacks.stop import StopOnSignal
 from callbacks.submission import GlueSubmission
 
 __all__ = [
     "GMP",
+    "RULES",
     "SET",
     "STE",
+    "CheckedCheckpointIO",
     "ExportPretrained",
     "FinalTest",
     "FinalValidation",
@@ -42,6 +47,7 @@ __all__ = [
     "OneCycleLR",
     "OneShot",
     "RandomState",
+    "ResumeRules",
     "RigL",
     "RunOverview",
     "RunSummary",
@@ -51,5 +57,8 @@ __all__ = [
     "StepMonitor",
     "StepProgressBar",
     "StepwiseSchedule",
+    "StopOnSignal",
+    "flat_settings",
+    "newest_whole",
     "quiet_lightning",
 ]

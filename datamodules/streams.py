@@ -173,21 +173,43 @@ class LengthSortedSampler(DistributedSampler):
 
 
 class ResumableLoader(DataLoader):
-    """A loader over a sampler that has a ``first_batch``; Lightning saves it and continues it in the middle."""
+    """A loader over a sampler that has a ``first_batch``; Lightning saves it and continues it in the middle.
+
+    What is saved counts examples, so that other devices and another accumulation go on with the same ones.
+    """
 
     served = 0
 
+    @property
+    def counted_sampler(self) -> StreamSampler | LengthGroupedSampler:
+        return cast(StreamSampler | LengthGroupedSampler, self.sampler)
+
+    @property
+    def examples_a_batch(self) -> int:
+        """Of all ranks."""
+        return self.counted_sampler.batch_size * self.counted_sampler.num_replicas
+
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # torch names the class of its own iterators
-        sampler = cast(StreamSampler | LengthGroupedSampler, self.sampler)
+        sampler = self.counted_sampler
         self.served = sampler.first_batch = max(self.served, sampler.first_batch)
         for batch in super().__iter__():
             self.served += 1
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """How many batches have been handed out."""
-        return {"served": self.served}
+        """How many batches have been handed out, and how many examples these are on all ranks."""
+        return {"served": self.served, "examples": self.served * self.examples_a_batch}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue after the batches that were handed out."""
-        self.served = state["served"]
+        """Continue after the examples that were handed out.
+
+        Raises:
+            ValueError: they are no whole number of batches.
+        """
+        examples = state.get("examples", state["served"] * self.examples_a_batch)  # older ones count batches alone
+        self.served, rest = divmod(examples, self.examples_a_batch)
+        if rest:
+            raise ValueError(
+                f"{examples:,} examples have been seen, which is no whole number of batches of {self.examples_a_batch} on all "
+                "devices: give a data.batch_size by which they divide"
+            )

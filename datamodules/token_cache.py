@@ -99,6 +99,11 @@ class TokenCorpus:
         """All that is not held out."""
         return self.splits["train"]
 
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the text, the tokenizer, and what is held out."""
+        return self.train.file.parent.name
+
 
 def token_corpus(
     sources: list[OpenSource],

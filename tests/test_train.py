@@ -116,7 +116,7 @@ def test_a_run_leaves_what_it_promises(finished: Path) -> None:
     events = [path.name for path in run.iterdir() if path.name.startswith("events.out.tfevents")]
     others = {path.name for path in run.iterdir()} - set(events)
     assert len(events) == 1
-    assert others - {"hparams.yaml"} == {"checkpoints", "config.yaml", "export", "summary.json"}
+    assert others - {"hparams.yaml", ".lock"} == {"checkpoints", "config.yaml", "export", "summary.json"}
     assert {path.name for path in (run / "checkpoints").iterdir()} >= {"last.ckpt", "step=4.ckpt"}
     summary = json.loads((run / "summary.json").read_text())
     assert (summary["status"], summary["steps"], summary["experiment"]) == ("finished", 4, "tiny")
@@ -178,7 +178,8 @@ def test_a_run_goes_on_in_its_own_version(tmp_path: Path, experiment: dict[str, 
     run = tmp_path / "runs" / "tiny" / "version_0"
     train.main(command)
     for steps, lr, checkpoint in ((6, 0.5, "last"), (8, 0.25, run / "checkpoints" / "last.ckpt")):
-        cli = train.main([*command, f"--ckpt_path={checkpoint}", f"--trainer.max_steps={steps}", f"--model.lr={lr}"])
+        allowed = "--resume.allow=[trainer.max_steps, model.lr]"
+        cli = train.main([*command, f"--ckpt_path={checkpoint}", f"--trainer.max_steps={steps}", f"--model.lr={lr}", allowed])
         assert list(run.parent.iterdir()) == [run]
         summary = json.loads((run / "summary.json").read_text())
         assert (summary["steps"], summary["tokens"]) == (steps, steps * 8 * 16)
@@ -359,12 +360,16 @@ def contents(directory: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--trainer.max_steps=8"], "the checkpoint's cycle is of 4 steps"),
-        (["--masks=RigL"], "the checkpoint has no masks"),
+        (["--trainer.max_steps=8"], "trainer.max_steps was 4 when the checkpoint was written and is 8 now"),
+        (["--trainer.max_steps=8", "--resume.allow=trainer.max_steps"], "the checkpoint's cycle is of 4 steps"),
+        (["--masks=RigL", "--resume.allow=masks"], "the checkpoint has no masks"),
         (["--data.length=33"], "the model has positions for 32 tokens only"),
         (["--trainer.callbacks+=LinearWarmupDecay"], "that of the run LinearWarmupDecay, OneCycleLR: keep it"),
         (
-            ["--model.lr=0.1", "--trainer.callbacks=null", "--schedule=OneCycleLR", "--schedule.max_lr=0.2"],
+            [
+                *("--model.lr=0.1", "--trainer.callbacks=null", "--schedule=OneCycleLR", "--schedule.max_lr=0.2"),
+                "--resume.allow=[model.lr, schedule]",
+            ],
             "both set the peak",
         ),
     ],
@@ -468,10 +473,11 @@ def test_a_sparse_run_does_not_go_on_dense(capsys: pytest.CaptureFixture[str], t
     train.main([*command, "--masks=RigL"])
     before = contents(tmp_path / "runs")
     line = complaint(
-        capsys, *command, "--ckpt_path=last", "--trainer.max_steps=8", "--trainer.callbacks=null", "--schedule=null"
+        capsys, *command, "--ckpt_path=last", "--trainer.callbacks=null", "--schedule=null", "--resume.allow=masks"
     )
     assert "that of the run none: keep it" in line
-    line = complaint(capsys, *command, "--ckpt_path=last")
+    assert "masks was 'RigL' when the checkpoint" in complaint(capsys, *command, "--ckpt_path=last")
+    line = complaint(capsys, *command, "--ckpt_path=last", "--resume.allow=masks")
     assert "the checkpoint has the masks of RigL, and the run would go on without" in line
     assert contents(tmp_path / "runs") == before
 
@@ -479,7 +485,7 @@ def test_a_sparse_run_does_not_go_on_dense(capsys: pytest.CaptureFixture[str], t
 def test_last_is_the_last_whatever_the_interval_was(tmp_path: Path, config: str) -> None:
     command = ["fit", "--config", config, *QUIET, "--runs", str(tmp_path / "runs"), "--version=0"]
     for every in (2, 3, 2):
-        options = [f"--checkpoint.every_n_train_steps={every}", "--ckpt_path=last"]
+        options = [f"--checkpoint.every_n_train_steps={every}", "--ckpt_path=last", "--resume.allow=trainer.max_steps"]
         cli = train.main([*command, *options, "--trainer.callbacks=null", f"--trainer.max_steps={6 + every}"])
         files = sorted(path.name for path in (tmp_path / "runs" / "tiny" / "version_0" / "checkpoints").glob("last*"))
         assert files == ["last.ckpt"]

@@ -134,10 +134,11 @@ class ResumeRules(Callback):
     def all_settings(self, trainer: Trainer) -> dict[str, Any]:
         """The fixed settings, with what can be known only now: the seed, the batch, and the text."""
         data = trainer.datamodule  # type: ignore[attr-defined]
-        found = {name: value for name, value in self.settings.items() if rule_of(name).kind == "fixed"}
-        found = {name: value for name, value in found.items() if name.partition(".")[0] != "masks"} | mask_settings(trainer)
-        found["seed_everything"] = int(os.environ["PL_GLOBAL_SEED"]) if "PL_GLOBAL_SEED" in os.environ else None
-        found["trainer.precision"] = str(trainer.precision)
+        found: dict[str, Any] = {"seed_everything": run_seed(None) if "PL_GLOBAL_SEED" in os.environ else None}
+        for name, value in self.settings.items():
+            if rule_of(name).kind == "fixed" and name.partition(".")[0] != "masks":
+                found.setdefault(name, value)
+        found |= mask_settings(trainer) | {"trainer.precision": str(trainer.precision)}
         if isinstance(data, TextDataModule | GLUEDataModule):
             found["batch"] = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
         if isinstance(data, TextDataModule):

@@ -179,7 +179,9 @@ def test_a_run_goes_on_in_its_own_version(tmp_path: Path, experiment: dict[str, 
     train.main(command)
     for steps, lr, checkpoint in ((6, 0.5, "last"), (8, 0.25, run / "checkpoints" / "last.ckpt")):
         allowed = "--resume.allow=[trainer.max_steps, model.lr]"
-        cli = train.main([*command, f"--ckpt_path={checkpoint}", f"--trainer.max_steps={steps}", f"--model.lr={lr}", allowed])
+        cli = train.main(
+            [*command, f"--ckpt_path={checkpoint}", f"--trainer.max_steps={steps}", f"--model.lr={lr}", allowed]
+        )
         assert list(run.parent.iterdir()) == [run]
         summary = json.loads((run / "summary.json").read_text())
         assert (summary["steps"], summary["tokens"]) == (steps, steps * 8 * 16)

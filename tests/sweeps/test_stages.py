@@ -108,6 +108,7 @@ def test_the_page_of_results_has_its_controls() -> None:
     protocol = load_protocol(PROTOCOLS / "results.yaml")
     trials = make_trials(protocol)
     tuned = [row for row in protocol.rows if not protocol.rows[row].tuned]
+    assert protocol.tuning == ["tune"]
     assert Counter(trial.stage for trial in trials) == {
         "tune": 4 * len(tuned),
         "pretrain": 3 * len(protocol.rows),

@@ -90,7 +90,8 @@ class TextDataModule(LightningDataModule):
             .parquet), a directory, a ``save_to_disk`` directory, a hub id; or a list of these and of sources with options
             (fields of ``TextSource``).
         column: text column, for sources given as a plain path.
-        tokenizer: directory, ``vocab.txt`` or hub id; null trains a WordPiece vocabulary on ``path``.
+        tokenizer: directory, ``vocab.txt`` or hub id; null trains a WordPiece vocabulary on ``path``, what is held
+            out of it included.
         vocabulary_size: of a trained vocabulary; it must hold special tokens and the alphabet of the corpus.
         length: tokens a sequence, special tokens included.
         batch_size: sequences a device and micro-batch.

@@ -80,7 +80,9 @@ class TextDataModule(LightningDataModule):
     """Text for masked-LM pretraining: sources, tokenizer, token cache, dynamic masking.
 
     Validation, by which one chooses, and the test, by which one reports, are shares of the documents or texts of their own. A
-    text of its own is taken whole, nothing of ``path`` is held out for it, and its share, whatever it is, has no meaning.
+    text of its own is taken whole, nothing of ``path`` is held out for it, and its share, whatever it is, has no meaning; a
+    warning counts its documents that are trained on. Which documents a share is depends on the vocabulary: models of different
+    ones are compared on a text of its own.
     Outside a fit such a text is scored without reading ``path``, unless the tokenizer is trained on it.
 
     Args:
@@ -88,7 +90,8 @@ class TextDataModule(LightningDataModule):
             .parquet), a directory, a ``save_to_disk`` directory, a hub id; or a list of these and of sources with options
             (fields of ``TextSource``).
         column: text column, for sources given as a plain path.
-        tokenizer: directory, ``vocab.txt`` or hub id; null trains a WordPiece vocabulary on ``path``.
+        tokenizer: directory, ``vocab.txt`` or hub id; null trains a WordPiece vocabulary on ``path``, what is held
+            out of it included.
         vocabulary_size: of a trained vocabulary; it must hold special tokens and the alphabet of the corpus.
         length: tokens a sequence, special tokens included.
         batch_size: sequences a device and micro-batch.
@@ -198,6 +201,7 @@ class TextDataModule(LightningDataModule):
                     self._own[split] = self._tokens(opened, split).train  # all of it
                 except ValueError as error:
                     raise ValueError(f"{split}_path: {error}") from error
+                self._warn_of_trained_on(split)
 
     def _tokens(self, sources: list[OpenSource], name: str, *shares: float) -> TokenCorpus:
         tokenizer = there(self.tokenizer)
@@ -208,6 +212,12 @@ class TextDataModule(LightningDataModule):
                 f"the vocabulary of {self.tokenizer_path or 'the trained tokenizer'} does not fit the text"
             )
         return corpus
+
+    def _warn_of_trained_on(self, split: str) -> None:
+        """Say it where documents of a text of its own are in the training split too: what is known by heart is no test."""
+        documents = self._own[split].digests
+        if self._corpus is not None and (shared := int(np.isin(documents, self._corpus.train.digests).sum())):
+            rank_zero_warn(f"{shared:,} of the {len(documents):,} documents of {split}_path are also trained on")
 
     def _tokenizer(self, sources: list[OpenSource]) -> PreTrainedTokenizerFast:
         if self.tokenizer_path is not None:

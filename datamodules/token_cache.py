@@ -24,7 +24,7 @@ from datamodules.documents import Piece
 from datamodules.sources import OpenSource
 from datamodules.tokenizers import tokenizer_fingerprint
 
-FORMAT = 3
+FORMAT = 4
 DTYPES = ("<u2", "<u4")
 SPLITS = ("train", "validation", "test")
 BATCH_CHARACTERS = 8 << 20
@@ -63,6 +63,11 @@ class TokenStream:
     def tokens(self) -> NDArray[np.unsignedinteger]:
         """All tokens, (n,)."""
         return np.memmap(self.file, dtype=self.dtype, mode="r")
+
+    @property
+    def digests(self) -> NDArray[np.uint64]:
+        """Of the tokens of each document, (documents,): documents that have one are the same."""
+        return np.load(self.file.with_suffix(".npy"), allow_pickle=False)
 
     @property
     def text_tokens(self) -> int:
@@ -154,7 +159,10 @@ def _load_split(file: Path, dtype: str, meta: Any) -> TokenStream:
     found = file.stat().st_size
     if found != tokens * np.dtype(dtype).itemsize:
         raise ValueError(f"{file.name} has {found} bytes, {tokens} tokens expected")
-    return TokenStream(file, dtype, TextSize(*size))
+    stream = TokenStream(file, dtype, TextSize(*size))
+    if stream.digests.shape != (stream.size.documents,):
+        raise ValueError(f"{file.stem}.npy has {stream.digests.shape} digests, ({stream.size.documents},) expected")
+    return stream
 
 
 @dataclass(frozen=True)
@@ -187,6 +195,7 @@ def _build(
         own, name = split_of == number, SPLITS[number]
         size = TextSize(int(own.sum()), int(documents.words[own].sum()), int(documents.characters[own].sum()))
         streams[name] = TokenStream(directory / f"{name}.bin", dtype, size)
+        np.save(streams[name].file.with_suffix(".npy"), documents.digests[own])
         with streams[name].file.open("wb") as file:
             for start, end in zip(starts[own].tolist(), documents.ends[own].tolist(), strict=True):
                 tokens[start:end].tofile(file)

@@ -25,11 +25,13 @@ Row = list[str]
 
 
 def sentences(path: str, cache_dir: Path) -> Iterator[list[str]]:
-    """Sentences of a corpus as their words."""
+    """Sentences of a corpus as their words, equal ones once."""
+    known = set()
     for text, _ in open_source(text_source(path, "text"), cache_dir).pieces():
         for line in text.split("\n"):
             for sentence in _SENTENCE_END.split(line):
-                if len(words := sentence.split()) in WORDS:
+                if len(words := sentence.split()) in WORDS and (whole := " ".join(words)) not in known:
+                    known.add(whole)
                     yield words
 
 

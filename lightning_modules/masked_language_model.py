@@ -37,10 +37,11 @@ class MaskedLanguageModel(TransformerModule[MaskedLMBatch]):
 
     Both log the mean ``loss`` in nats over the masked tokens, its exponential, ``perplexity``, and what token frequencies
     alone would reach, ``unigram_loss``, where the training text is at hand. A token is more or less text, as the vocabulary
-    is. ``loss_per_word`` and ``loss_per_character`` compare models with different ones: the mean loss times the tokens of the
-    whole split over its words (``TextSize``), or its characters. Tokens are those of the text: separators do not count;
-    unknown ones do, although none is ever masked. It is a pseudo-likelihood, as each masked token is predicted from 85 % of
-    its neighbours on both sides: it compares masked LMs with each other, not with causal ones.
+    is. ``loss_per_word`` and ``loss_per_character`` compare models with different ones, on a text of its own, as documents
+    that are held out are others for another vocabulary: the mean loss times the tokens of the whole split over its words
+    (``TextSize``), or its characters. Tokens are those of the text: separators do not count; unknown ones do, although none
+    is ever masked. It is a pseudo-likelihood, as each masked token is predicted from 85 % of its neighbours on both sides: it
+    compares masked LMs with each other, not with causal ones.
 
     Args:
         config: fields of a Hugging Face config, ``model_type`` among them; the vocabulary is the tokenizer's by default.

@@ -56,12 +56,10 @@ def frontier_figure(points: Sequence[Point], loss: Loss) -> Figure:
     if not costs:
         raise ValueError("nothing to plot: no run has its non-zeros or FLOPs")
     figure, panels = new_figure(WIDTH, 0.4 + 4.8 * len(costs), len(costs))
-    figure.suptitle(
-        "What a loss costs: a point a row, its bar ± standard deviation over seeds.\nBlue: no cheaper row is better.",
-        fontsize=11,
-        x=0.01,
-        ha="left",
-    )
+    several = any(len(point.losses) > 1 for point in points)
+    seeds = "its bar ± standard deviation over seeds" if several else "one run each"
+    title = f"What a loss costs: a point a row, {seeds}.\nBlue: no cheaper row is better."
+    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
     for axes, cost in zip(panels, costs, strict=True):
         known = [point for point in points if cost in point.costs]
         best = front(known, cost)
@@ -84,7 +82,7 @@ def frontier_figure(points: Sequence[Point], loss: Loss) -> Figure:
         ends = [*(point.costs[cost] for point in best[1:]), high * room]
         corners = [(x, point.loss) for point, end in zip(best, ends, strict=True) for x in (point.costs[cost], end)]
         (steps,) = axes.plot(*zip(*corners, strict=True), color=FRONT, linewidth=0.9, alpha=0.6, zorder=1)
-        names = [point.name if len(point.losses) > 1 else f"{point.name} (n = 1)" for point in known]
+        names = [f"{point.name} (n = 1)" if several and len(point.losses) == 1 else point.name for point in known]
         places = np.array([(point.costs[cost], point.loss) for point in known])
         label_points(axes, names, places, [point.deviation for point in known], steps)
     return figure

@@ -1,5 +1,6 @@
 """Rows of published tables: which runs of a model count, what they have in common, and how far two rows are apart."""
 
+import itertools
 import json
 import math
 import statistics
@@ -92,10 +93,10 @@ def rows_of(runs: Iterable[Run]) -> tuple[list[Row], list[str]]:
             complaints.append(
                 f"{name}: runs of fewer than {longest:,} steps left out ({len(short)}); report.py lengths has them"
             )
-        not_of = {run.directory.resolve() for run in short}
+        pretrained = [run for run in own if not run.task]
         tasks: dict[str, list[Run]] = {}
         for task in TASKS:
-            group = [run for run in own if run.task == task and origin(run) not in not_of]
+            group = [run for run in own if run.task == task and origin(run, pretrained) not in short]
             protocols = list(dict.fromkeys(run.protocol for run in group))
             if len(protocols) > 1:
                 others = ", ".join(protocol or "no protocol" for protocol in protocols[1:])
@@ -104,13 +105,25 @@ def rows_of(runs: Iterable[Run]) -> tuple[list[Row], list[str]]:
                 )
             if group:
                 tasks[task] = [run for run in group if run.protocol == protocols[0]]
-        rows.append(Row(name, [run for run in own if not run.task and run not in short], tasks))
+        rows.append(Row(name, [run for run in pretrained if run not in short], tasks))
     return rows, complaints
 
 
-def origin(run: Run) -> Path | None:
-    """The run whose export a run started from."""
-    return Path(run.record.pretrained).resolve().parent if run.record.pretrained else None
+def origin(run: Run, pretrained: Sequence[Run]) -> Run | None:
+    """Which of some runs has the export that a run started from: the one whose path ends most alike, from two parts on.
+
+    The whole path is another in an archive, and where a directory was moved.
+    """
+    if not (pretrained and run.record.pretrained):
+        return None
+    wanted = Path(run.record.pretrained).resolve().parent.parts
+
+    def alike(other: Run) -> int:
+        pairs = zip(reversed(wanted), reversed(other.directory.resolve().parts), strict=False)
+        return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+    nearest = max(pretrained, key=alike)
+    return nearest if alike(nearest) > 1 else None
 
 
 def find_row(rows: Sequence[Row], name: str | None, defaults: Sequence[str], option: str) -> Row | None:

@@ -11,7 +11,7 @@ from objectives.glue import GLUE, glue_task
 from run_record import SUMMARY, RunRecord, model_name, read_object
 
 SWEEP = "sweep.json"
-TUNE = "tune"  # the stage of runs that choose an option
+TUNE = "tune"  # stands for the stages of runs that choose an option
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Run:
         model: what it is a run of: of a finetuning run, the model that it started from.
         protocol: of the sweep that it is part of; empty for none.
         row: of the tables of a sweep that has rows; empty for none.
-        stage: of that sweep. What was fitted to choose an option (``tune``) is a run of no model.
+        stage: of that sweep. What was fitted to choose an option (:data:`TUNE`, whatever it is called) is a run of no model.
         settings: options that its sweep gave it.
     """
 
@@ -119,6 +119,8 @@ def checked_sweep(sweep: dict[str, Any]) -> dict[str, Any]:
     trials = sweep.get("trials", {})
     if not isinstance(trials, dict):
         raise ValueError(f"trials: an object expected, not {trials!r:.40}")
+    if not isinstance(tuning := sweep.get("tuning", []), list):
+        raise ValueError(f"tuning: a list of stages expected, not {tuning!r:.40}")
     for name, trial in trials.items():
         if not isinstance(trial, dict) or not all(isinstance(trial.get(key, kind()), kind) for key, kind in kinds.items()):
             raise ValueError(f"trials.{name}: an object with row, stage and settings expected, not {trial!r:.40}")
@@ -130,6 +132,7 @@ def run_of(file: Path, record: RunRecord, sweep_file: Path | None, sweep: dict[s
     trial_name = file.resolve().relative_to(sweep_file.parent).parts[0] if sweep_file else ""
     trial = sweep.get("trials", {}).get(trial_name, {})
     row, stage = trial.get("row", ""), trial.get("stage", "")
+    stage = TUNE if stage in sweep.get("tuning", []) else stage
     model = row if row and stage != TUNE else name_of(record, str(sweep.get("model", "")))
     return Run(file.parent, record, model, str(sweep.get("protocol", "")), row, stage, trial.get("settings", {}))
 

@@ -31,10 +31,11 @@ def gradient_magnitude(weight: Tensor, gradient: Tensor | None, generator: torch
 
 
 def balanced_gradient_magnitude(weight: Tensor, gradient: Tensor | None, generator: torch.Generator) -> Tensor:
-    """|g| / √(R_i C_j), where R_i and C_j are the mean squares of the gradient's row and of its column.
+    """|g| / √(R_i C_j / M), where R_i and C_j are the mean squares of the gradient's row and of its column, and M of all of it.
 
-    R_i C_j over their mean is the rank-one estimate of g² of Adafactor (Shazeer and Stern 2018, arXiv 1804.04235, section 3). A
-    few outlier rows and columns, which would take nearly all growth, weigh no more than the others. A gradient of 0 scores 0.
+    R_i C_j / M is the rank-one estimate of g² of Adafactor (Shazeer and Stern 2018, arXiv 1804.04235, section 3). A few outlier
+    rows and columns, which would take nearly all growth, weigh no more than the others, nor does a tensor whose gradients are
+    larger. A gradient of 0 scores 0.
     """
     scores = gradient_magnitude(weight, gradient, generator)
     if scores.dim() < 2:
@@ -42,7 +43,7 @@ def balanced_gradient_magnitude(weight: Tensor, gradient: Tensor | None, generat
     relative = scores.flatten(1) / scores.max().clamp(min=torch.finfo(scores.dtype).tiny)  # so that no square underflows
     squares = relative.square()
     rows, columns = squares.mean(1, keepdim=True).sqrt(), squares.mean(0, keepdim=True).sqrt()
-    return torch.where(relative > 0, relative / rows / columns, 0.0).view_as(scores)
+    return torch.where(relative > 0, relative / rows / columns * squares.mean().sqrt(), 0.0).view_as(scores)
 
 
 def random(weight: Tensor, gradient: Tensor | None, generator: torch.Generator) -> Tensor:

@@ -77,6 +77,7 @@ def make_plan(options: argparse.Namespace) -> Plan:
     }
     toy = directory / TOY_GLUE if options.quick and protocol.tasks and not options.glue else None
     if protocol.staged:
+        header["tuning"] = protocol.tuning
         header["glue.path"] = str(toy or check_data("glue.path", options.glue))
     return Plan(protocol, trials, given, Record.open(directory, header, trials), toy)
 

@@ -118,6 +118,11 @@ class Protocol:
         """GLUE tasks of all stages."""
         return list(dict.fromkeys(task for stage in self.stages.values() for task in stage.tasks))
 
+    @property
+    def tuning(self) -> list[str]:
+        """Names of the stages by whose fits rows choose a point."""
+        return [name for name in self.stages if any(stage.best_of == name for stage in self.stages.values())]
+
     def rows_of(self, stage: str) -> list[str]:
         """Names of the rows of a stage."""
         plan = self.stages[stage]
@@ -125,8 +130,7 @@ class Protocol:
             return plan.rows
         if plan.start:
             return self.rows_of(plan.start)
-        tunes = any(other.best_of == stage for other in self.stages.values())
-        return [name for name, row in self.rows.items() if not (tunes and row.tuned)]
+        return [name for name, row in self.rows.items() if not (stage in self.tuning and row.tuned)]
 
 
 def checked(kind: type[T], given: Any, where: str) -> T:

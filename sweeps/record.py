@@ -28,8 +28,9 @@ class Record:
     ``trials`` (name → ``task``, ``seed``, ``settings``, ``start``, ``run``, ``status``, ``error``) and ``tasks``
     (:func:`results`). The status of a trial is waiting, running, finished, failed or pruned (ended early by a search).
 
-    With stages there is also ``glue.path``, and a trial has ``stage``, ``row``, ``point`` (of the grid; what it starts from has
-    had it too) and, from its beginning, ``tuned``: the point that it has taken from another stage, which is in ``settings`` then.
+    With stages there are also ``glue.path`` and ``tuning`` (stages whose fits only choose a point), and a trial has ``stage``,
+    ``row``, ``point`` (of the grid; what it starts from has had it too) and, from its beginning, ``tuned``: the point that it
+    has taken from another stage, which is in ``settings`` then.
     """
 
     def __init__(self, directory: Path, content: dict[str, Any]) -> None:

@@ -171,7 +171,10 @@ def needs_of(protocol: Protocol, trial: Trial, same: Sequence[Trial], before: Se
     """
     stage, row = protocol.stages[trial.stage], protocol.rows[trial.row]
     if start := stage.tasks[trial.task].start if trial.task else "":
-        yield Need(tuple(other.name for other in same if (other.row, other.task) == (trial.row, start)), PRETRAINED)
+        there = [other for other in same if (other.row, other.task) == (trial.row, start)]
+        if stage.start:  # of the same pretrained model
+            there = [other for other in there if (other.seed, other.point) == (trial.seed, trial.point)]
+        yield Need(tuple(other.name for other in there), PRETRAINED)
     elif stage.start:
         yield Need((trial.start,), PRETRAINED)
     if row.teacher and not stage.start:

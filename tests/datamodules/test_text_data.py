@@ -107,7 +107,8 @@ def test_a_text_of_its_own_is_a_whole_split_and_nothing_is_held_out_for_it(text_
         assert mixed[split].file.read_bytes() == both[split].file.read_bytes()
         assert mixed[other].file.read_bytes() == plain[other].file.read_bytes()
         assert mixed["train"].size.documents == 120
-    column = attach(text_data(validation_path=str(dev_text), column="body", tokenizer=None, path=str(dev_text))).splits
+    with pytest.warns(UserWarning, match="^1 of the 1 documents of validation_path are also trained on"):
+        column = attach(text_data(validation_path=str(dev_text), column="body", tokenizer=None, path=str(dev_text))).splits
     assert column["train"].size == column["validation"].size == both["test"].size
 
 

@@ -253,6 +253,7 @@ DAMAGES = [
     *((name, damage) for name in ("train.bin", "validation.bin") for damage in (cut, longer, Path.unlink)),
     *(("train_counts.npy", damage) for damage in (cut, Path.unlink, lambda file: np.save(file, np.load(file)[:-1]))),
     ("train_counts.npy", lambda file: np.save(file, np.load(file) * 2)),
+    *(("validation.npy", damage) for damage in (cut, Path.unlink, lambda file: np.save(file, np.load(file)[:-1]))),
     *(("meta.json", damage) for damage in (cut, Path.unlink, lambda file: file.write_text(""), change_meta(dtype="<u8"))),
     *(("meta.json", change_size(tokens=tokens)) for tokens in (7, None)),
     ("meta.json", change_size(words=None)),
@@ -285,7 +286,7 @@ def test_a_cache_that_cannot_be_built_again_is_left_as_it_is(build: Build, no_bu
     no_build()
     with pytest.warns(UserWarning, match="not whole"), pytest.raises(AssertionError, match="built again"):
         build()
-    assert len(list(whole.iterdir())) == 4
+    assert len(list(whole.iterdir())) == 6
 
 
 DIGESTS = st.lists(st.integers(0, 2**64 - 1), min_size=2, max_size=60)
@@ -376,7 +377,7 @@ def test_what_a_crash_left_is_built_anew(build: Build, tmp_path: Path, cache_dir
     assert not partial.exists()
     assert corpus.train.file.read_bytes() == whole.train.file.read_bytes()
     assert {file.name for file in corpus.train.file.parent.iterdir()} == {
-        *("train.bin", "validation.bin", "train_counts.npy", "meta.json")
+        *("train.bin", "train.npy", "validation.bin", "validation.npy", "train_counts.npy", "meta.json")
     }
 
 

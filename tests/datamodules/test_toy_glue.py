@@ -13,10 +13,10 @@ from objectives.glue import GLUE
 
 @pytest.fixture(scope="module")
 def sentences(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A corpus of 700 sentences of seven words, some of which say no."""
+    """A corpus of 700 sentences of seven words, some of which say no, and some of which stand there twice."""
     file = tmp_path_factory.mktemp("sentences") / "corpus.txt"
     lines = [f"Sentence {number} does {'not' if number % 5 else ''} repeat words {number + 1}." for number in range(700)]
-    file.write_text("\n".join(" ".join(line.split()) for line in lines) + "\n")
+    file.write_text("\n".join(" ".join(line.split()) for line in lines) + "\n" + "\n".join(lines[:300]) + "\n")
     return file
 
 

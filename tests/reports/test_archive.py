@@ -8,6 +8,8 @@ import pytest
 
 import report
 from reports.archive import archive, without_paths
+from reports.rows import rows_of
+from reports.runs import read_runs
 
 WriteRun = Callable[..., Path]
 
@@ -41,6 +43,18 @@ def test_an_archive_prints_the_same_page(tmp_path: Path, write_trial: WriteRun, 
     assert printed[0] == printed[1]
     assert "3.0625 ± 0.0884" in printed[0]
     assert len(archive(sweep, kept)) == 9  # again
+
+
+def test_an_archive_knows_which_tasks_are_those_of_shorter_runs(tmp_path: Path, write_trial: WriteRun) -> None:
+    for steps, accuracy in ((10, 0.9), (20, 0.6)):
+        pretrained = write_trial(f"p_{steps}", "dense", "pretrain", {"trainer.max_steps": steps}, seed=0, steps=steps)
+        scores = {"task": "RTE", "metrics": {"accuracy": accuracy}, "pretrained": str(pretrained / "export")}
+        write_trial(f"rte_{steps}", "dense", "finetune", seed=0, steps=5, **scores)
+    archive(tmp_path, tmp_path.with_name("kept"))
+    moved = (tmp_path / "sweep").rename(tmp_path / "moved")
+    for directory in (tmp_path.with_name("kept") / "sweep", moved):
+        (row,), _ = rows_of(read_runs([directory])[0])
+        assert [run.metrics["accuracy"] for run in row.tasks["RTE"]] == [0.6], directory
 
 
 def test_nothing_is_written_of_what_is_broken_or_into_itself(tmp_path: Path, write_trial: WriteRun) -> None:

@@ -120,7 +120,7 @@ def test_the_front_is_a_line_of_steps_through_its_points() -> None:
 
 def test_one_row_and_rows_without_a_cost() -> None:
     (axes,) = frontier_figure([Point("a", [3.0], {"FLOPs": 1e12}), Point("b", [3.0], {})], "eval_loss").axes
-    assert set(labels_of(axes)) == {"a (n = 1)"}
+    assert set(labels_of(axes)) == {"a"}  # said once, in the title
     with pytest.raises(ValueError, match="no run has its non-zeros or FLOPs"):
         frontier_figure([Point("a", [3.0], {})], "eval_loss")
 

@@ -1,5 +1,6 @@
 """Which runs make a row, how losses are paired, and what a run costs where zeros are free."""
 
+import json
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -63,6 +64,15 @@ def test_finetuning_of_the_same_seed_by_other_options_or_from_another_model_coun
     counted, (complaint,) = counted_runs(runs_below(tmp_path))
     assert [run.directory.parent.name for run in counted] == ["a", "b", "c"]
     assert complaint.startswith(f"{again} left out: dense, CoLA has seed 0 already in ")
+
+
+def test_what_chose_an_option_is_in_no_row_whatever_its_stage_is_called(tmp_path: Path, write_trial: WriteRun) -> None:
+    write_trial("a", "RigL", "grid", {"schedule.max_lr": 0.1}, seed=0, steps=9, eval_loss=1.0)
+    write_trial("b", "RigL", "pretrain", {"schedule.max_lr": 0.1}, seed=0, steps=9, eval_loss=3.0)
+    file = tmp_path / "sweep" / "sweep.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"tuning": ["grid"]}))
+    (found,), complaints = rows_of(runs_below(tmp_path))
+    assert (found.losses("eval_loss"), complaints) == ([3.0], [])
 
 
 def test_what_chose_an_option_is_in_no_row(tmp_path: Path, write_trial: WriteRun) -> None:

@@ -84,6 +84,16 @@ def test_trials_of_stages(trials: list[Trial]) -> None:
     assert not found["tune_dense_max_lr=0.1_seed=0"].needs
 
 
+def test_a_task_that_starts_from_another_keeps_to_its_own_pretrained_model(tmp_path: Path) -> None:
+    pretrain = {"config": "fit.yaml", "seeds": 2, "grid": {"trainer.max_steps": [5, 9]}}
+    finetune = STAGES["finetune"] | {"tasks": {"MNLI": {}, "RTE": {"start": "MNLI"}}}
+    trials = make_trials(load_protocol(write(tmp_path, {"pretrain": pretrain, "finetune": finetune}, {"dense": {}})))
+    second = [trial for trial in trials if trial.task == "RTE"]
+    assert len(second) == 4
+    for trial in second:
+        assert needs_of(trial) == [("model.pretrained", trial.name.replace("RTE", "MNLI"))]
+
+
 def test_a_row_brings_what_it_needs(tmp_path: Path) -> None:
     protocol = load_protocol(write(tmp_path))
     names = {trial.name for trial in make_trials(protocol, stages=["pretrain"], rows=["rigl-kd"], seeds=1)}
@@ -98,6 +108,7 @@ def test_the_page_of_results_has_its_controls() -> None:
     protocol = load_protocol(PROTOCOLS / "results.yaml")
     trials = make_trials(protocol)
     tuned = [row for row in protocol.rows if not protocol.rows[row].tuned]
+    assert protocol.tuning == ["tune"]
     assert Counter(trial.stage for trial in trials) == {
         "tune": 4 * len(tuned),
         "pretrain": 3 * len(protocol.rows),

@@ -3,11 +3,10 @@
 import re
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from callbacks import newest_whole
-from run_record import LOCK, SUMMARY, RunRecord
+from run_record import SUMMARY, RunLock, RunRecord
 
 CHECKPOINTS = "checkpoints"
 EVENTS = "events.out.tfevents.*"
@@ -78,8 +77,7 @@ class HoldRun(Callback):
     """
 
     def __init__(self) -> None:
-        self._lock: FileLock | None = None
-        self._refused = False  # nothing of the run is there as long as it may be
+        self._lock: RunLock | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take the lock.
@@ -91,17 +89,11 @@ class HoldRun(Callback):
             return
         run = Path(trainer.default_root_dir)
         run.mkdir(parents=True, exist_ok=True)
-        lock, self._refused = FileLock(run / LOCK, timeout=0), not (run / LOCK).exists()
-        try:
-            lock.acquire()
-        except Timeout:
-            raise ValueError(
-                f"{run} is being written by another process: wait for its end, or give another --version"
-            ) from None
+        lock = RunLock(run)
+        if not lock.take():
+            lock.file.close()
+            raise ValueError(f"{run} is being written by another process: wait for its end, or give another --version")
         self._lock = lock
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._refused = False
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._release()
@@ -111,7 +103,5 @@ class HoldRun(Callback):
 
     def _release(self) -> None:
         if self._lock is not None:
-            if self._refused:
-                Path(self._lock.lock_file).unlink(missing_ok=True)
             self._lock.release()
             self._lock = None

@@ -1,15 +1,15 @@
 """What a run leaves behind: the content of ``summary.json``, and the names that its directory gives to it and to its model."""
 
 import dataclasses
+import fcntl
 import json
 import math
+import os
 import re
 import types
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
-
-from filelock import FileLock, Timeout
 
 Status = Literal["running", "finished", "failed", "stopped"]
 SUMMARY = "summary.json"
@@ -182,14 +182,39 @@ def read_object(file: Path) -> dict[str, Any]:
     return content
 
 
-def is_held(run: Path) -> bool:
-    """Whether a process holds the lock of a run, which it does while the run is under way."""
-    if not (run / LOCK).exists():
-        return False
-    try:
-        with FileLock(run / LOCK, timeout=0):
+class RunLock:
+    """Held by the process that runs a fit for as long as it lives, whatever ends it.
+
+    It is a record lock, which children do not inherit: loader processes that outlive the fit by seconds hold nothing.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self.path = run / LOCK
+        self.file = self.path.open("a")
+
+    def take(self) -> bool:
+        """False where another process has it, or has just let go of it."""
+        try:
+            fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return os.fstat(self.file.fileno()).st_ino == self.path.stat().st_ino
+        except OSError:
             return False
-    except Timeout:
+
+    def release(self) -> None:
+        """Let go of the run. The file goes too, so that one that is there and held by nobody tells of a process that died."""
+        self.path.unlink(missing_ok=True)
+        self.file.close()
+
+
+def is_held(run: Path) -> bool | None:
+    """Whether another process holds the lock of a run; None where there is no lock, as of a run that came to an end."""
+    try:
+        with (run / LOCK).open("r") as file:
+            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+    except FileNotFoundError:
+        return None
+    except OSError:
         return True
 
 

@@ -14,7 +14,7 @@ from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 
 from callbacks.checkpoint_files import LAST
 from internals import is_accumulating, validation_not_begun
-from run_exit import STOPPED
+from run_exit import STOPPED_BY_SIGNAL
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 """Of a supervisor, of Ctrl-C, and of SLURM before the time is up."""
@@ -22,7 +22,7 @@ STEPS_ON_GPU = 10  # between two questions to the other ranks: each waits for th
 
 
 class RunStopped(SystemExit):
-    """The end of a run by a signal, once its checkpoint is written; the process ends with :data:`run_exit.STOPPED`."""
+    """The end of a run by a signal, once its checkpoint is written; the process ends with :data:`run_exit.STOPPED_BY_SIGNAL`."""
 
 
 class StopOnSignal(Checkpoint):
@@ -101,7 +101,7 @@ class StopOnSignal(Checkpoint):
         if trainer.is_global_zero:
             name = "another rank's signal" if self.received is None else self.received.name
             print(f"stopped by {name} at step {trainer.global_step:,}, {where}", file=sys.stderr)
-        raise RunStopped(STOPPED)
+        raise RunStopped(STOPPED_BY_SIGNAL)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._give_back()

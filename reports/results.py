@@ -15,7 +15,7 @@ from objectives.glue import GLUE
 from reports.pretraining import by_model, median_mean_std
 from reports.runs import Run, best_run
 from reports.tables import Table
-from run_record import LOCK, is_held
+from run_record import is_held
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
 TASKS = tuple(name for name, task in GLUE.items() if task.trained_on is None)
@@ -157,8 +157,7 @@ def spread_table(runs: Iterable[Run]) -> Table:
 
 def status_of(run: Run) -> str:
     """What a run says of itself, but ``died`` where it says that it is running and no process holds it."""
-    died = run.record.status == "running" and (run.directory / LOCK).exists() and not is_held(run.directory)
-    return "died" if died else run.record.status
+    return "died" if run.record.status == "running" and is_held(run.directory) is False else run.record.status
 
 
 def unfinished_table(runs: Iterable[Run]) -> Table:

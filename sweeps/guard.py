@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 
-GRACE = 10.0  # seconds between SIGTERM, on which a fit says in its summary that it was stopped, and SIGKILL
+GRACE = 40.0  # seconds between SIGTERM, on which a fit writes a checkpoint and says that it was stopped, and SIGKILL
 
 
 def end_group(group: int, with_signal: signal.Signals) -> None:

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from run_exit import STOPPED_BY_SIGNAL
 from run_record import RunRecord
 
 GUARD = Path(__file__).with_name("guard.py")
 POLL = 0.5  # seconds
-LOCK_WAIT = 60.0  # seconds; the processes of an interrupted sweep are gone after the guard's grace
+LOCK_WAIT = 90.0  # seconds; the processes of an interrupted sweep are gone after the guard's grace
 WORST = 1e12  # stands for a figure that is not finite, and so absent, which ASHA could not rank
 
 
@@ -101,7 +102,7 @@ def run_fit(fit: Fit, report: Callable[[dict[str, float]], None]) -> None:
                 code = guard.wait()
             if hung:
                 print(f"no sign of life for {fit.stall / 60:g} minutes", file=log)
-            elif code == 0 and not is_finished(fit.run):
+            elif code in (0, STOPPED_BY_SIGNAL) and not is_finished(fit.run):
                 record = RunRecord.find(fit.run)
                 print(f"ended with status {record.status if record else 'missing'!r}, not 'finished'", file=log)
     if not is_finished(fit.run):

@@ -1,5 +1,6 @@
 """Checkpoints that are torn or damaged, versions that died, directories that are taken: nothing is lost, mixed or swapped."""
 
+import contextlib
 import json
 import os
 import random
@@ -14,13 +15,14 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from filelock import FileLock
 
 import report
 import train
 from callbacks.checkpoint_files import CheckedCheckpointIO, by_age, check_whole, newest_whole, written_beside
 from helpers import CONFIG, complaint
 from run_record import is_held
+
+ROOT = Path(__file__).parents[1]
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*is not empty", "ignore:.*max_epochs")
 
@@ -225,16 +227,33 @@ def test_a_finished_run_without_its_checkpoints_is_not_begun_anew(
     assert (run / "export" / "model.safetensors").exists()
 
 
+@contextlib.contextmanager
+def held_by_another_process(run: Path) -> Iterator[None]:
+    program = (
+        "import sys; from pathlib import Path; from run_record import RunLock\n"
+        "lock = RunLock(Path(sys.argv[1])); print(lock.take(), flush=True); input()"
+    )
+    command = [sys.executable, "-c", program, str(run)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"True\n"
+        yield
+        holder.kill()
+
+
 def test_of_two_processes_in_one_directory_the_second_is_refused(
     runs: tuple[Path, list[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, command, run = runs
     before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
-    with FileLock(run / ".lock"):
+    assert is_held(run) is None
+    with held_by_another_process(run):
         assert is_held(run)
         line = complaint(capsys, *command, "--ckpt_path=last")
         assert f"{run} is being written by another process" in line
-    assert not is_held(run)
+        assert is_held(run)
+    assert is_held(run) is False
+    (run / ".lock").unlink()
     assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
 
 
@@ -242,17 +261,12 @@ def test_a_run_that_died_is_reported_so(runs: tuple[Path, list[str], Path], caps
     """A summary says ``running`` for ever when nobody could write another; a process that lives holds the lock."""
     root, _, run = runs
     (run / "summary.json").write_text(json.dumps(summary(run) | {"status": "running"}))
-    report.run([str(root), "--format=csv"])
-    assert ",died," in capsys.readouterr().out
-    program = (
-        "import sys; from filelock import FileLock; (lock := FileLock(sys.argv[1])).acquire(); print(1, flush=True); input()"
-    )
-    command = [sys.executable, "-c", program, str(run / ".lock")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
-        assert holder.stdout is not None
-        holder.stdout.readline()
+
+    def status() -> str:
         report.run([str(root), "--format=csv"])
-        assert ",running," in capsys.readouterr().out
-        holder.kill()
-    report.run([str(root), "--format=csv"])
-    assert ",died," in capsys.readouterr().out
+        return capsys.readouterr().out.splitlines()[1].split(",")[3]
+
+    assert status() == "running"  # of another machine, for all one knows
+    with held_by_another_process(run):
+        assert status() == "running"
+    assert status() == "died"

@@ -24,7 +24,7 @@ from callbacks import (
 )
 from datamodules import TextDataModule
 from helpers import Recorder, assert_identical, fit, parameters, tiny_bert
-from run_exit import STOPPED
+from run_exit import STOPPED_BY_SIGNAL
 
 pytestmark = pytest.mark.filterwarnings("ignore:The dirpath has changed", "ignore:.*")
 
@@ -93,7 +93,7 @@ def test_a_signal_stops_a_run_that_goes_on_to_the_same_bits(
     handlers = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
     with pytest.raises(SystemExit) as stop:
         Run(tmp_path, text_data(), Sender(step, number, validating=validating))
-    assert stop.value.code == STOPPED == 75
+    assert stop.value.code == STOPPED_BY_SIGNAL == 75
     assert {each: signal.getsignal(each) for each in handlers} == handlers
     reached = step if validating else step + 1
     assert f"stopped by {number.name} at step {reached}, with {tmp_path}" in capsys.readouterr().err
@@ -117,7 +117,7 @@ def test_a_signal_stops_a_run_that_goes_on_to_the_same_bits(
 def test_a_second_signal_does_not_wait(tmp_path: Path, text_data: Data) -> None:
     with pytest.raises(SystemExit) as stop:
         Run(tmp_path, text_data(), Sender(2, signal.SIGINT, signal.SIGINT))
-    assert stop.value.code != STOPPED
+    assert stop.value.code != STOPPED_BY_SIGNAL
     assert not (tmp_path / "checkpoints").exists()
 
 

@@ -24,20 +24,24 @@ from callbacks import (
     ExportPretrained,
     FinalTest,
     FinalValidation,
+    FiniteNumbers,
     GlueSubmission,
     KnowledgeDistillation,
     RandomState,
+    RankAgreement,
+    RollCall,
     RunOverview,
     RunSummary,
     SparseTraining,
     SparsityMonitor,
+    StallWatchdog,
     StepMonitor,
     StepProgressBar,
     StepwiseSchedule,
     quiet_lightning,
 )
 from cpu import multiply_with_onednn
-from internals import CommandLineFirst
+from internals import CommandLineFirst, wait_at_most
 from sparsity import SparseMethod
 
 set_parsing_settings(subclasses_enabled=[SparseMethod])  # a dataclass that stands for any of its subclasses
@@ -112,6 +116,12 @@ class TrifectaCLI(CommandLineFirst):
         parser.add_argument("--masks", type=SparseMethod | None, default=None, help="sparse training; null is dense")
         parser.add_argument("--schedule", type=StepwiseSchedule | None, default=None, help="of the learning rate")
         parser.add_argument("--distillation", type=KnowledgeDistillation | None, default=None, help="from teachers")
+        parser.add_argument(
+            "--rank_timeout", type=float, default=600.0, help="seconds a rank waits for another, then it is lost"
+        )
+        parser.add_class_arguments(FiniteNumbers, "numbers")
+        parser.add_lightning_class_args(RankAgreement, "agreement")
+        parser.add_lightning_class_args(StallWatchdog, "watchdog")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(ExportPretrained, "export")
         parser.add_lightning_class_args(GlueSubmission, "submission")
@@ -136,6 +146,8 @@ class TrifectaCLI(CommandLineFirst):
             data.tokenizer = model.pretrained  # a pretrained model speaks its own tokenizer
         if Path(config.experiment).name != config.experiment or config.experiment in ("", "."):
             raise ValueError(f"experiment is {config.experiment!r}; expected a name, of a directory in {config.runs}")
+        if config.rank_timeout <= 0:
+            raise ValueError(f"rank_timeout is {config.rank_timeout:g}; expected seconds, more than 0")
         if config.version is not None and config.version < 0:
             raise ValueError(f"version is {config.version}; expected 0 or more")
         if config.get("ckpt_path") == "last":
@@ -164,12 +176,17 @@ class TrifectaCLI(CommandLineFirst):
         masks = None if made.masks is None else SparseTraining(made.masks)
         placed = [callback for callback in (made.schedule, made.distillation, masks) if callback is not None]
         kwargs |= {
-            "callbacks": [*as_list(made.trainer.callbacks), *placed],
+            "callbacks": [
+                made.numbers,
+                *as_list(made.trainer.callbacks),
+                *placed,
+            ],  # masks see no gradient of a skipped step
             "default_root_dir": run,
             "logger": made.trainer.logger is not False
             and loggers_in(run, as_list(made.trainer.logger), as_list(config.trainer.logger)),
         }
         trainer = super().instantiate_trainer(**kwargs)
+        wait_at_most(trainer, config.rank_timeout)
         if type(trainer.progress_bar_callback) is RichProgressBar:
             bars: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
             bars[bars.index(trainer.progress_bar_callback)] = StepProgressBar()
@@ -216,7 +233,7 @@ def build(arguments: list[str] | None = None, kind: type[TrifectaCLI] = Trifecta
         trainer_defaults={
             "callbacks": [
                 *(RandomState(), RunOverview(), StepMonitor(), SparsityMonitor()),
-                *(FinalValidation(), FinalTest()),
+                *(FinalValidation(), FinalTest(), RollCall()),
                 RunSummary(),  # last, as it writes when the others have accepted the run
             ],
             "gradient_clip_val": 1.0,

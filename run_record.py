@@ -153,7 +153,7 @@ class Heartbeat:
         """That of a run; None where there is none, or one that cannot be read."""
         try:
             content = read_object(run / HEARTBEAT)
-            check("step", step := content.get("step"), int)
+            check("step", step := content.get("step", ""), int)
             if (seconds := content.get("step_seconds")) is not None:
                 check("step_seconds", seconds, float)
         except (OSError, ValueError):

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
 
 from callbacks.sparse_training import sparse_training
@@ -26,6 +27,8 @@ def tensor_hash(tensor: Tensor) -> Tensor:
     total = torch.zeros((), dtype=torch.int64, device=bits.device)
     for start in range(0, len(bits), PIECE):
         piece = bits[start : start + PIECE].long()
+        if flat.element_size() == 8:
+            piece = piece ^ piece >> 32  # the low bits of a double are often zero, and its high ones would leave the sum
         total += (piece * (factors[: len(piece)] + 2 * start)).sum()
     return total
 
@@ -93,7 +96,7 @@ class RankAgreement(Callback):
             RunEnded: they do; on all ranks at once, as all see the same table.
         """
         self._compared = trainer.global_step
-        if trainer.world_size == 1:
+        if trainer.world_size == 1 or not isinstance(trainer.strategy, DDPStrategy):  # others share weights out
             return
         shared = what_ranks_share(trainer, pl_module)
         own = torch.stack([tensor_hash(tensor).to(pl_module.device) for tensor in shared.values()])

@@ -114,11 +114,9 @@ class RollCall(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         of_a_peer = isinstance(exception, RuntimeError) and OF_A_PEER.search(str(exception))
         if self._store is not None and of_a_peer and not isinstance(exception, RunEnded) and (gone := self.gone()):
-            message = f"rank {self.rank}, step {trainer.global_step}: {gone}; start all ranks again with --ckpt_path last"
-            print(
-                f"error: {message}", file=sys.stderr, flush=True
-            )  # now: whoever started the ranks may end this one at once
-            exception.add_note(f"{LOST}{message}")
+            # at once, as whoever started the ranks may end this one too
+            print(f"rank {self.rank}, step {trainer.global_step}: {gone}", file=sys.stderr, flush=True)
+            exception.add_note(LOST)
         self._ended.set()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -159,12 +157,12 @@ def beat(store: torch.distributed.TCPStore, rank: int, number: int) -> None:
     store.set(key(rank), str(number))
 
 
-LOST = "peer lost: "
+LOST = "a rank is gone, or the link to it: start all ranks again with --ckpt_path last"
 
 
 @contextmanager
 def naming_lost_peers() -> Iterator[None]:
-    """Make the failure of a collective, where :class:`RollCall` knows who is gone, the end of the run with a code of its own.
+    """Make the failure of a collective that :class:`RollCall` has explained the end of the run, with a code of its own.
 
     Raises:
         RunEnded: a rank is gone.
@@ -172,7 +170,6 @@ def naming_lost_peers() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        notes = [note for note in getattr(error, "__notes__", ()) if note.startswith(LOST)]
-        if notes:
-            raise RunEnded(PEER_LOST, notes[0].removeprefix(LOST)) from error
+        if LOST in getattr(error, "__notes__", ()):
+            raise RunEnded(PEER_LOST, LOST) from error
         raise

@@ -118,7 +118,7 @@ def test_a_cable_is_cut_both_hosts_say_who_is_gone_and_the_run_goes_on_to_the_bi
         ip("-n", hosts[0], "link", "set", "eth", "down")
         cut = time.monotonic()
         assert all(rank.wait(60) for rank in ranks)
-        assert time.monotonic() - cut < TIMEOUT + ROLL_CALL + 10  # python and torchrun take their time to end
+        assert time.monotonic() - cut < TIMEOUT + ROLL_CALL + 30  # python and torchrun take their time to end
     for host in range(2):
         assert re.search(
             rf"rank {host}, step \d+: rank {1 - host} \(process .*\): gone, or the link is", said(tmp_path, host)

@@ -28,14 +28,18 @@ from callbacks import (
     ExportPretrained,
     FinalTest,
     FinalValidation,
+    FiniteNumbers,
     GlueSubmission,
     KnowledgeDistillation,
     RandomState,
+    RankAgreement,
     ResumeRules,
+    RollCall,
     RunOverview,
     RunSummary,
     SparseTraining,
     SparsityMonitor,
+    StallWatchdog,
     StepMonitor,
     StepProgressBar,
     StepwiseSchedule,
@@ -44,7 +48,7 @@ from callbacks import (
     quiet_lightning,
 )
 from cpu import multiply_with_onednn
-from internals import CommandLineFirst
+from internals import CommandLineFirst, wait_at_most
 from run_directory import EVENTS, HoldRun, begun, clear_attempt, directory_of, last_checkpoint, newest_version
 from run_record import is_held
 from sparsity import SparseMethod
@@ -110,6 +114,12 @@ class TrifectaCLI(CommandLineFirst):
             default=[],
             help="fixed settings that may differ from those of the checkpoint",
         )
+        parser.add_argument(
+            "--rank_timeout", type=float, default=600.0, help="seconds a rank waits for another, then it is lost"
+        )
+        parser.add_class_arguments(FiniteNumbers, "numbers")
+        parser.add_lightning_class_args(RankAgreement, "agreement")
+        parser.add_lightning_class_args(StallWatchdog, "watchdog")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(ExportPretrained, "export")
         parser.add_lightning_class_args(GlueSubmission, "submission")
@@ -137,6 +147,8 @@ class TrifectaCLI(CommandLineFirst):
             data.tokenizer = model.pretrained  # a pretrained model speaks its own tokenizer
         if Path(config.experiment).name != config.experiment or config.experiment in ("", "."):
             raise ValueError(f"experiment is {config.experiment!r}; expected a name, of a directory in {config.runs}")
+        if config.rank_timeout <= 0:
+            raise ValueError(f"rank_timeout is {config.rank_timeout:g}; expected seconds, more than 0")
         if config.version is not None and config.version < 0:
             raise ValueError(f"version is {config.version}; expected 0 or more")
         if config.get("ckpt_path") == "last":
@@ -187,12 +199,14 @@ class TrifectaCLI(CommandLineFirst):
         placed = [callback for callback in (made.schedule, made.distillation, masks) if callback is not None]
         rules = ResumeRules(flat_settings(config.as_dict()), as_list(config.resume.allow))
         kwargs |= {
-            "callbacks": [rules, *as_list(made.trainer.callbacks), *placed],
+            # masks see no gradient of a skipped step
+            "callbacks": [rules, made.numbers, *as_list(made.trainer.callbacks), *placed],
             "default_root_dir": run,
             "logger": made.trainer.logger is not False
             and loggers_in(run, as_list(made.trainer.logger), as_list(config.trainer.logger)),
         }
         trainer = super().instantiate_trainer(**kwargs)
+        wait_at_most(trainer, config.rank_timeout)
         if type(trainer.progress_bar_callback) is RichProgressBar:
             bars: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
             bars[bars.index(trainer.progress_bar_callback)] = StepProgressBar()
@@ -249,7 +263,7 @@ def build(arguments: list[str] | None = None, kind: type[TrifectaCLI] = Trifecta
         trainer_defaults={
             "callbacks": [
                 *(RandomState(), RunOverview(), StepMonitor(), SparsityMonitor()),
-                *(FinalValidation(), FinalTest()),
+                *(FinalValidation(), FinalTest(), RollCall()),
                 RunSummary(),  # last, as it writes when the others have accepted the run
                 *(HoldRun(), StopOnSignal()),
             ],

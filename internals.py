@@ -4,13 +4,16 @@ Nobody else may touch a name of theirs that begins with an underscore, so that a
 definition has a test. The versions it was tried with are the upper bounds in ``setup.cfg``.
 """
 
+from datetime import timedelta
 from typing import Any
 
 import datasets
+from lightning_fabric.plugins.collectives.torch_collective import default_pg_timeout
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningCLI
 from pytorch_lightning.loops import _FitLoop
+from pytorch_lightning.strategies import DDPStrategy
 from torch import nn
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
@@ -72,6 +75,12 @@ def mark_as_saved(checkpoint: ModelCheckpoint, step: int) -> None:
     """Tell a checkpoint callback that the state after ``step`` optimizer steps is in a file, as is its last one if restored."""
     checkpoint._last_global_step_saved = step
     checkpoint._last_checkpoint_saved = checkpoint.last_model_path
+
+
+def wait_at_most(trainer: Trainer, seconds: float) -> None:
+    """Let a rank wait so long for another in a collective, where the strategy has not been told otherwise."""
+    if isinstance(trainer.strategy, DDPStrategy) and trainer.strategy._timeout == default_pg_timeout:
+        trainer.strategy._timeout = timedelta(seconds=seconds)
 
 
 def has_trainer(module: LightningModule) -> bool:

@@ -14,6 +14,7 @@ from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 Status = Literal["running", "finished", "failed", "stopped"]
 SUMMARY = "summary.json"
 LOCK = ".lock"  # in a run's directory, held while the run is under way
+HEARTBEAT = "heartbeat.json"
 LARGEST = 2**63  # no count is
 EXPECTED = {str: "a text", int: "a number", float: "a number", bool: "true or false"}
 
@@ -28,6 +29,7 @@ class RunRecord:
         error: of a run that failed.
         seed: of the run.
         steps: optimizer steps made.
+        skipped_steps: of these, those that changed nothing, as a loss or a gradient was not finite.
         tokens: that the model was trained on, padding included, over all ranks and resumes.
         seconds: of the fit over all resumes.
         train_seconds: of these, without validation.
@@ -65,6 +67,7 @@ class RunRecord:
     error: str | None = None
     seed: int | None = None
     steps: int | None = None
+    skipped_steps: int | None = None
     tokens: int | None = None
     seconds: float | None = None
     train_seconds: float | None = None
@@ -130,6 +133,35 @@ class RunRecord:
             return cls.read(run / SUMMARY)
         except (OSError, ValueError):
             return None
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """The latest sign of life of a run, in ``heartbeat.json``, which is written anew every few seconds.
+
+    Attributes:
+        step: optimizer steps made.
+        step_seconds: an optimizer step usually takes; None while too few have been made.
+    """
+
+    step: int
+    step_seconds: float | None = None
+
+    def write(self, run: Path) -> None:
+        """Write it into the directory of a run."""
+        write_json(run / HEARTBEAT, dataclasses.asdict(self))
+
+    @classmethod
+    def find(cls, run: Path) -> Self | None:
+        """That of a run; None where there is none, or one that cannot be read."""
+        try:
+            content = read_object(run / HEARTBEAT)
+            check("step", step := content.get("step", ""), int)
+            if (seconds := content.get("step_seconds")) is not None:
+                check("step_seconds", seconds, float)
+        except (OSError, ValueError):
+            return None
+        return cls(int(step), None if seconds is None else float(seconds))
 
 
 def check(name: str, value: object, kind: Any) -> None:

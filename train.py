@@ -11,10 +11,11 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from arguments import one_line_errors
-from callbacks import quiet_lightning
+from callbacks import naming_lost_peers, quiet_lightning
 from cli import TrifectaCLI, build
 from command_help import class_help, describe, lightning_errors
 from cpu import keep_freed_memory
+from run_exit import ended_with_code
 
 
 def main(arguments: list[str] | None = None) -> TrifectaCLI:
@@ -27,13 +28,16 @@ def main(arguments: list[str] | None = None) -> TrifectaCLI:
     transformers_logging.disable_progress_bar()
     datasets.disable_progress_bars()
     torch.set_float32_matmul_precision("high")
-    with lightning_errors():
+    with naming_lost_peers(), lightning_errors():
         return build(arguments)
 
 
 def run(arguments: list[str] | None = None) -> None:
-    """:func:`main`; the user's mistakes end with one line, and with the traceback where TRIFECTA_TRACEBACK is set."""
-    with one_line_errors(ArgumentError, describe=describe):
+    """:func:`main`; the user's mistakes end with one line, and with the traceback where TRIFECTA_TRACEBACK is set.
+
+    What else ends a run early has a line and an exit code of its own (:mod:`run_exit`).
+    """
+    with ended_with_code(), one_line_errors(ArgumentError, describe=describe):
         main(arguments)
 
 

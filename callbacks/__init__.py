@@ -5,13 +5,16 @@ from callbacks.distillation import KnowledgeDistillation
 from callbacks.export import ExportPretrained
 from callbacks.final_test import FinalTest
 from callbacks.final_validation import FinalValidation
+from callbacks.finite_numbers import FiniteNumbers
 from callbacks.inherited_sparsity import InheritedSparsity
 from callbacks.learning_rate import LinearWarmupDecay, OneCycleLR, StepwiseSchedule
 from callbacks.lr_range_test import LRRangeTest
 from callbacks.monitor import SparsityMonitor, StepMonitor
 from callbacks.progress import StepProgressBar
 from callbacks.random_state import RandomState
+from callbacks.rank_agreement import RankAgreement
 from callbacks.resume import RULES, ResumeRules, flat_settings
+from callbacks.roll_call import RollCall, naming_lost_peers
 from callbacks.run_summary import RunSummary
 from callbacks.sparse_training import (
     GMP,
@@ -24,6 +27,7 @@ from callbacks.sparse_training import (
     SparseTraining,
     StaticSparsity,
 )
+from callbacks.stall_watchdog import StallWatchdog
 from callbacks.start import RunOverview, quiet_lightning
 from callbacks.stop import StopOnSignal
 from callbacks.submission import GlueSubmission
@@ -37,6 +41,7 @@ __all__ = [
     "ExportPretrained",
     "FinalTest",
     "FinalValidation",
+    "FiniteNumbers",
     "GlobalRigL",
     "GlueSubmission",
     "InheritedSparsity",
@@ -47,18 +52,22 @@ __all__ = [
     "OneCycleLR",
     "OneShot",
     "RandomState",
+    "RankAgreement",
     "ResumeRules",
     "RigL",
+    "RollCall",
     "RunOverview",
     "RunSummary",
     "SparseTraining",
     "SparsityMonitor",
+    "StallWatchdog",
     "StaticSparsity",
     "StepMonitor",
     "StepProgressBar",
     "StepwiseSchedule",
     "StopOnSignal",
     "flat_settings",
+    "naming_lost_peers",
     "newest_whole",
     "quiet_lightning",
 ]

@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_backwa
 from transformers import PreTrainedModel
 
 from callbacks.final_test import final_results
+from callbacks.finite_numbers import skipped_steps
 from callbacks.monitor import sparsity_totals
 from callbacks.sparse_training import sparse_training
 from cpu import matmul_library
@@ -191,6 +192,7 @@ class RunSummary(Callback):
             status=status,
             seed=int(os.environ["PL_GLOBAL_SEED"]) if "PL_GLOBAL_SEED" in os.environ else None,
             steps=trainer.global_step,
+            skipped_steps=skipped_steps(trainer),
             tokens=self.tokens,
             seconds=round(self.seconds, 2),
             train_seconds=round(self.train_seconds, 2),

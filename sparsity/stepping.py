@@ -113,6 +113,10 @@ class SparseStepping:
             for name, mask in self.masks.items()
         ]
 
+    def has_gradients(self) -> bool:
+        """Whether any of the weights has a gradient."""
+        return any(weight.grad is not None for weight in self.weights.values())
+
     def gradients_are_finite(self) -> bool:
         """Whether no gradient holds an infinity or a NaN."""
         gradients = (self.weights[name].grad for name in self.masks)

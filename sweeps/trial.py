@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from run_exit import STOPPED_BY_SIGNAL
-from run_record import RunRecord
+from run_record import Heartbeat, RunRecord
 
 GUARD = Path(__file__).with_name("guard.py")
 POLL = 0.5  # seconds
 LOCK_WAIT = 90.0  # seconds; the processes of an interrupted sweep are gone after the guard's grace
+SLOW = 20  # times the usual time of its optimizer step that a fit is given in any case
 WORST = 1e12  # stands for a figure that is not finite, and so absent, which ASHA could not rank
 
 
@@ -30,7 +31,7 @@ class Fit:
         directory: of the trial; the run is ``version_0`` in it, beside ``log.txt``.
         command: what is run.
         cwd: where it is run.
-        stall: seconds without a change of any file of the trial after which it counts as hung.
+        stall: seconds without a change of any file of the trial after which it counts as hung; more where its steps are slow.
         watch: key of the summary to report after each validation; empty for none.
         max_steps: where ``watch`` is set, steps of the whole fit.
         keep_checkpoints: of a finished run. A BERT-base with its optimizer takes gigabytes, and what has its export is done.
@@ -101,7 +102,7 @@ def run_fit(fit: Fit, report: Callable[[dict[str, float]], None]) -> None:
                 guard.stdin.close()
                 code = guard.wait()
             if hung:
-                print(f"no sign of life for {fit.stall / 60:g} minutes", file=log)
+                print(f"no sign of life for {patience(fit) / 60:g} minutes", file=log)
             elif code in (0, STOPPED_BY_SIGNAL) and not is_finished(fit.run):
                 record = RunRecord.find(fit.run)
                 print(f"ended with status {record.status if record else 'missing'!r}, not 'finished'", file=log)
@@ -139,9 +140,16 @@ def watch(fit: Fit, guard: subprocess.Popen, reports: "Reports") -> bool:
         reports.update()
         if (changed := newest_change(fit.directory)) != latest:  # compared, as clocks of file servers differ
             latest, since = changed, time.monotonic()
-        elif time.monotonic() - since > fit.stall:
+        elif time.monotonic() - since > patience(fit):
             return False
     return True
+
+
+def patience(fit: Fit) -> float:
+    """Seconds that a fit may leave its files as they are: a slow model on a slow machine is not a hung one."""
+    heartbeat = Heartbeat.find(fit.run)
+    usual = 0.0 if heartbeat is None or heartbeat.step_seconds is None else heartbeat.step_seconds
+    return max(fit.stall, SLOW * usual)
 
 
 def newest_change(directory: Path) -> float:

@@ -1,6 +1,7 @@
 """What is private in Lightning, torch and transformers does what it is relied on to do."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import datasets
@@ -10,6 +11,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningCLI
 from pytorch_lightning.plugins.precision import MixedPrecision
+from pytorch_lightning.strategies import DDPStrategy
 from torch import nn
 from torch.optim import AdamW, Optimizer
 from transformers import AutoModel
@@ -26,6 +28,7 @@ from internals import (
     is_accumulating,
     leave_unscaling_to_trainer,
     mark_as_saved,
+    wait_at_most,
 )
 
 Data = Callable[..., TextDataModule]
@@ -63,6 +66,17 @@ def test_a_fit_without_a_step_to_make_begins_and_ends(tmp_path: Path, text_data:
     nothing = Ends(always=True)
     fit(tmp_path, text_data(), [nothing], max_steps=2, limit_train_batches=0)
     assert nothing.seen == []
+
+
+def test_a_rank_waits_so_long_for_another_unless_the_strategy_says_how_long(tmp_path: Path) -> None:
+    ten, seven, one = (
+        tiny_trainer(tmp_path, [], 1, strategy=strategy) for strategy in ("ddp", DDPStrategy(timeout=timedelta(7)), "auto")
+    )
+    for trainer in (ten, seven, one):
+        wait_at_most(trainer, 10)
+    assert ten.strategy._timeout == timedelta(seconds=10)
+    assert seven.strategy._timeout == timedelta(7)
+    assert not hasattr(one.strategy, "_timeout")
 
 
 class Marked(Callback):

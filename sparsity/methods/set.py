@@ -133,9 +133,11 @@ class SET(Static):
     def before_optimizer_step(self, sparse: "SparseStepping", step: int) -> bool:
         """An update takes the place of the optimizer's step, as in the reference implementation of RigL.
 
-        Where a gradient is not finite there is no update, and the masks stay until the next.
+        Where a gradient is not finite there is no update, and the masks stay until the next; nor is there one where the loop
+        has taken the gradients away, which skips its step.
         """
         skip_optimizer_step = self.update_due(step, sparse.max_steps) or self.overdue(sparse, step)
+        skip_optimizer_step = skip_optimizer_step and sparse.has_gradients()
         if skip_optimizer_step and not sparse.gradients_are_finite():
             warnings.warn(f"step {step}: a gradient is not finite; the mask update is skipped", stacklevel=2)
             skip_optimizer_step = False

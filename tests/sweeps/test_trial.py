@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from run_record import RunRecord
-from sweeps.trial import Fit, FitError, Reports, is_finished, last_line, run_fit
+from run_record import Heartbeat, RunRecord
+from sweeps.trial import Fit, FitError, Reports, is_finished, last_line, patience, run_fit
 
 ROOT = Path(__file__).parents[2]
 FAKE = (sys.executable, str(ROOT / "tests" / "fake_fit.py"))
@@ -95,6 +95,16 @@ def test_a_fit_that_hangs_is_ended_with_all_its_processes(fit: Callable[..., Fit
         run_fit(fit(stall=3, behaviour="hangs"), no_report)
     ((_, _, pid),) = events(tmp_path)
     assert living(int(pid)) == []
+
+
+def test_a_slow_model_on_a_slow_machine_is_no_hung_one(fit: Callable[..., Fit]) -> None:
+    """Its steps take ten minutes; it is given twenty of them."""
+    slow = fit(stall=1800)
+    assert patience(slow) == 1800
+    Heartbeat(3).write(slow.run)
+    assert patience(slow) == 1800
+    Heartbeat(9, 600.0).write(slow.run)
+    assert patience(slow) == 12000
 
 
 def test_a_fit_killed_from_outside_says_so(fit: Callable[..., Fit], tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ from callbacks import (
 from cpu import multiply_with_onednn
 from internals import CommandLineFirst
 from sparsity import SparseMethod
+from strangers import refuse_foreign_classes, refuse_links_out
 
 set_parsing_settings(subclasses_enabled=[SparseMethod])  # a dataclass that stands for any of its subclasses
 
@@ -136,6 +137,9 @@ class TrifectaCLI(CommandLineFirst):
             data.tokenizer = model.pretrained  # a pretrained model speaks its own tokenizer
         if Path(config.experiment).name != config.experiment or config.experiment in ("", "."):
             raise ValueError(f"experiment is {config.experiment!r}; expected a name, of a directory in {config.runs}")
+        if config.get("weights_only") is False:
+            raise ValueError("weights_only is False, which would run what a checkpoint brings along; leave it out")
+        config.weights_only = True  # whatever the environment says, and where a checkpoint comes from
         if config.version is not None and config.version < 0:
             raise ValueError(f"version is {config.version}; expected 0 or more")
         if config.get("ckpt_path") == "last":
@@ -155,6 +159,7 @@ class TrifectaCLI(CommandLineFirst):
             return super().instantiate_trainer(**{"logger": False} | kwargs)
         config, made = self.of_subcommand(self.config), self.of_subcommand(self.config_init)
         run = run_directory(Path(config.runs, config.experiment), config.version, config.ckpt_path)
+        refuse_links_out(run)
         quiet_lightning(resumes=config.ckpt_path is not None)
         if made.checkpoint.dirpath is None:
             made.checkpoint.dirpath = str(run.absolute() / "checkpoints")
@@ -204,8 +209,10 @@ def build(arguments: list[str] | None = None, kind: type[TrifectaCLI] = Trifecta
 
     Raises:
         ArgumentError: the command line or a file does not parse.
-        ValueError: a setting is wrong; MisconfigurationException where Lightning finds out, and OSError for files.
+        ValueError: a setting is wrong, or the configuration of a run names foreign classes; MisconfigurationException where
+            Lightning finds out, and OSError for files.
     """
+    refuse_foreign_classes(sys.argv[1:] if arguments is None else arguments)
     return kind(
         LightningModule,
         LightningDataModule,

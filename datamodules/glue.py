@@ -23,6 +23,7 @@ from transformers import PreTrainedTokenizerFast
 from datamodules.cache import build_once, cache_directory
 from datamodules.files import content_digest
 from datamodules.glue_files import GlueFiles, Split
+from datamodules.saved import load_saved
 from datamodules.streams import (
     NULL_EXAMPLE,
     LengthGroupedSampler,
@@ -194,7 +195,7 @@ class GLUEDataModule(LightningDataModule):
         def build(directory: Path) -> None:
             tokenise(files.read(name, labelled), tokenizer, self.length).save_to_disk(directory)
 
-        rows = build_once(self.cache_dir / f"glue-{key}", build, lambda saved: datasets.load_from_disk(str(saved)))
+        rows = build_once(self.cache_dir / f"glue-{key}", build, load_saved)
         if name == "train" and self.train_examples is not None:
             rows = rows.select(range(min(self.train_examples, len(rows))))
         padding = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}

@@ -6,9 +6,11 @@ import re
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from types import ModuleType
 
 import pytorch_lightning
+import torch
 from pytorch_lightning import Callback, LightningDataModule, LightningModule
 from pytorch_lightning import callbacks as lightning_callbacks
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -59,12 +61,18 @@ def class_help(arguments: Sequence[str]) -> str | None:
 def lightning_errors() -> Iterator[None]:
     """Make an error that Lightning itself has raised (a metric to stop by that is never logged) a ValueError: a user can mend it.
 
-    RuntimeErrors from elsewhere, of a model or of a GPU, keep their traceback.
+    So is one that torch has raised about a checkpoint, which it reads without running what it brings along. RuntimeErrors from
+    elsewhere, of a model or of a GPU, keep their traceback.
     """
     try:
         yield
-    except (RuntimeError, MisconfigurationException) as error:
+    except (RuntimeError, MisconfigurationException, UnpicklingError, EOFError) as error:
         raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+        if isinstance(error, UnpicklingError) or raised_in == Path(torch.serialization.__file__):
+            raise ValueError(
+                f"ckpt_path: no checkpoint of this project, or a damaged one, and nothing in it was run ({one_line(error)[:150]}); "
+                "name another one"
+            ) from error
         if isinstance(error, MisconfigurationException) or raised_in.is_relative_to(Path(pytorch_lightning.__file__).parent):
             raise ValueError(one_line(error)) from error
         raise

@@ -137,6 +137,10 @@ class TrifectaCLI(CommandLineFirst):
             data.tokenizer = model.pretrained  # a pretrained model speaks its own tokenizer
         if Path(config.experiment).name != config.experiment or config.experiment in ("", "."):
             raise ValueError(f"experiment is {config.experiment!r}; expected a name, of a directory in {config.runs}")
+        if config.trainer.accumulate_grad_batches < 1:
+            raise ValueError(
+                f"trainer.accumulate_grad_batches is {config.trainer.accumulate_grad_batches}; expected 1 or more"
+            )
         if config.get("weights_only") is False:
             raise ValueError("weights_only is False, which would run what a checkpoint brings along; leave it out")
         config.weights_only = True  # whatever the environment says, and where a checkpoint comes from

@@ -9,6 +9,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from types import ModuleType
 
+import lightning_fabric.utilities.seed
 import pytorch_lightning
 import torch
 from pytorch_lightning import Callback, LightningDataModule, LightningModule
@@ -22,6 +23,7 @@ from arguments import one_line
 from callbacks import StepwiseSchedule
 from sparsity import SparseMethod, methods
 
+LIGHTNING = [folder for package in (pytorch_lightning, lightning_fabric) for folder in package.__path__]
 BASES = {SparseMethod, methods.KeepPrunedValues, StepwiseSchedule}
 
 
@@ -66,15 +68,21 @@ def lightning_errors() -> Iterator[None]:
     """
     try:
         yield
-    except (RuntimeError, MisconfigurationException, UnpicklingError, EOFError) as error:
+    except (RuntimeError, TypeError, KeyError, EOFError, MisconfigurationException, UnpicklingError) as error:
         raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-        if isinstance(error, UnpicklingError) or raised_in == Path(torch.serialization.__file__):
+        lightning = any(map(raised_in.is_relative_to, LIGHTNING))
+        torch_itself = raised_in == Path(torch.serialization.__file__)
+        if isinstance(error, UnpicklingError) or torch_itself or (lightning and isinstance(error, KeyError)):
+            reason = f"{type(error).__name__}: {one_line(error)[:150]}"
             raise ValueError(
-                f"ckpt_path: no checkpoint of this project, or a damaged one, and nothing in it was run ({one_line(error)[:150]}); "
-                "name another one"
+                f"ckpt_path: no checkpoint of this project, or a damaged one, of which nothing was run ({reason}); name another"
             ) from error
-        if isinstance(error, MisconfigurationException) or raised_in.is_relative_to(Path(pytorch_lightning.__file__).parent):
+        if lightning or isinstance(error, MisconfigurationException):
             raise ValueError(one_line(error)) from error
+        raise
+    except ValueError as error:
+        if Path(traceback.extract_tb(error.__traceback__)[-1].filename) == Path(lightning_fabric.utilities.seed.__file__):
+            raise ValueError(f"seed_everything: {error}") from error
         raise
 
 

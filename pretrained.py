@@ -1,7 +1,7 @@
 """Models and tokenizers that anybody may have written: read without running what they bring along, and errors in one line."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,18 @@ def read_config(path: str | Path, what: str) -> tuple[PretrainedConfig, dict[str
             raise ValueError("config.json is not an object")
         check_fields(fields)
         return AutoConfig.from_pretrained(path, trust_remote_code=False), fields
+
+
+def new_config(model_type: str, fields: Mapping[str, Any]) -> PretrainedConfig:
+    """The config of a model that begins with nothing.
+
+    Raises:
+        ValueError: a field holds what it cannot hold.
+    """
+    try:
+        return AutoConfig.for_model(model_type, **fields)
+    except Exception as error:  # every family checks its fields in its own way
+        raise ValueError(f"model.config of a {model_type}: {' '.join(str(error).split())[:300]}") from error
 
 
 def check_fields(fields: dict[str, Any]) -> None:

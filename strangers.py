@@ -4,6 +4,7 @@ A user's own configuration may name any class, which is how methods are added. T
 run may come from somebody else, as checkpoints and exports do; it may name what this project and Lightning have.
 """
 
+import itertools
 import os
 import pydoc
 import re
@@ -26,8 +27,17 @@ def refuse_foreign_classes(arguments: Iterable[str]) -> None:
     """Check the files on a command line that lie in the directory of a run or of an exported model.
 
     Raises:
-        ValueError: one names a class, or anything else that can be imported, that is neither this project's nor Lightning's.
+        ValueError: one names a class, or anything else that can be imported, that is neither this project's nor Lightning's; or
+            a configuration is not UTF-8.
     """
+    arguments = list(arguments)
+    for option, following in itertools.pairwise([*arguments, ""]):
+        file = Path(following if option == "--config" else option.removeprefix("--config="))
+        if option.startswith("--config") and file.is_file():
+            try:
+                file.read_text(encoding="utf-8")
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{file}: not a configuration in UTF-8 ({error.reason}); name a YAML file") from error
     for argument in arguments:
         for value in {argument, argument.partition("=")[2]}:
             if value and len(value) < 4096 and "\n" not in value and of_a_run(file := Path(value).expanduser()):

@@ -116,7 +116,11 @@ class GLUEDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         sizes = {"batch_size": batch_size, "eval_batch_size": eval_batch_size, "train_examples": train_examples}
-        for name, value, least in (("length", length, 8), *((name, value, 1) for name, value in sizes.items())):
+        for name, value, least in (
+            ("length", length, 8),
+            ("num_workers", num_workers, 0),
+            *((n, v, 1) for n, v in sizes.items()),
+        ):
             if value is not None and value < least:
                 raise ValueError(f"{name} of {least} or more expected, got {value}")
         self.task, self.path, self.tokenizer_path = glue_task(task), path, tokenizer

@@ -15,7 +15,7 @@ from hub import local_or_hub
 from lightning_modules import MaskedLanguageModel
 from objectives.masked_lm import check_family
 from objectives.parameter_groups import embedding_parameters, encoder_weights, sparse_weights
-from pretrained import architecture, read_config, reading
+from pretrained import architecture, new_config, read_config, reading
 from reports.tables import Table
 from sparsity import MASKS_FILE, SparseMethod, load_masks
 
@@ -79,7 +79,7 @@ def new_model(fields: dict[str, Any], drawn: bool) -> PreTrainedModel:
     check_family(model_type)
     default = AutoConfig.for_model(model_type).to_dict()
     special = {name: 0 for name, value in default.items() if name.endswith("_token_id") and value is not None}
-    config = AutoConfig.for_model(**{"model_type": model_type} | special | fields)
+    config = new_config(model_type, special | {key: value for key, value in fields.items() if key != "model_type"})
     if drawn:
         return AutoModelForMaskedLM.from_config(config)
     with torch.device("meta"):

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse import Namespace, set_parsing_settings
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
@@ -137,6 +138,11 @@ class TrifectaCLI(CommandLineFirst):
             data.tokenizer = model.pretrained  # a pretrained model speaks its own tokenizer
         if Path(config.experiment).name != config.experiment or config.experiment in ("", "."):
             raise ValueError(f"experiment is {config.experiment!r}; expected a name, of a directory in {config.runs}")
+        if config.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+            raise ValueError(
+                f"trainer.accelerator is {config.trainer.accelerator}, and torch sees no GPU here: give "
+                "--trainer.accelerator cpu, or a driver and a build of torch that fit"
+            )
         if config.trainer.accumulate_grad_batches < 1:
             raise ValueError(
                 f"trainer.accumulate_grad_batches is {config.trainer.accumulate_grad_batches}; expected 1 or more"

@@ -15,6 +15,7 @@ import torch
 from pytorch_lightning import Callback, LightningDataModule, LightningModule
 from pytorch_lightning import callbacks as lightning_callbacks
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from safetensors import SafetensorError
 
 import callbacks
 import datamodules
@@ -68,17 +69,35 @@ def lightning_errors() -> Iterator[None]:
     """
     try:
         yield
-    except (RuntimeError, TypeError, KeyError, EOFError, MisconfigurationException, UnpicklingError) as error:
+    except (
+        RuntimeError,
+        TypeError,
+        KeyError,
+        EOFError,
+        MisconfigurationException,
+        UnpicklingError,
+        SafetensorError,
+    ) as error:
         raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
         lightning = any(map(raised_in.is_relative_to, LIGHTNING))
+        line = one_line(error)
+        if line.startswith("DataLoader worker") or "DataLoader worker (pid" in line:
+            raise ValueError(
+                f"a process that makes batches was ended from outside, often for want of memory ({line[:100]}): give fewer "
+                "--data.num_workers and start again with --ckpt_path last"
+            ) from error
+        if line.startswith("Error(s) in loading state_dict"):
+            raise ValueError(f"ckpt_path: the checkpoint is of another model than this run's ({line[:200]} …)") from error
+        if isinstance(error, SafetensorError):
+            raise ValueError(line) from error
         torch_itself = raised_in == Path(torch.serialization.__file__)
         if isinstance(error, UnpicklingError) or torch_itself or (lightning and isinstance(error, KeyError)):
-            reason = f"{type(error).__name__}: {one_line(error)[:150]}"
+            reason = f"{type(error).__name__}: {line[:150]}"
             raise ValueError(
                 f"ckpt_path: no checkpoint of this project, or a damaged one, of which nothing was run ({reason}); name another"
             ) from error
         if lightning or isinstance(error, MisconfigurationException):
-            raise ValueError(one_line(error)) from error
+            raise ValueError(line) from error
         raise
     except ValueError as error:
         if Path(traceback.extract_tb(error.__traceback__)[-1].filename) == Path(lightning_fabric.utilities.seed.__file__):

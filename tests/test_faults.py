@@ -285,10 +285,8 @@ def test_a_checkpoint_of_another_architecture(fit: Callable[..., list[str]], fin
     assert {path: path.read_bytes() for path in runs.rglob("*") if path.is_file()} == before
 
 
-def test_files_of_a_newer_format(
-    fit: Callable[..., list[str]], tmp_path: Path, undisturbed: bytes, encoder_dir: Path
-) -> None:
-    last = latest_checkpoint(tmp_path / "undisturbed" / "tiny")
+def test_files_of_a_newer_format(fit: Callable[..., list[str]], tmp_path: Path, finished: Path, encoder_dir: Path) -> None:
+    last = latest_checkpoint(finished / "tiny")
     assert last is not None
     newer = tmp_path / "newer.ckpt"
     torch.save(torch.load(last, weights_only=True) | {"trifecta_format": 99}, newer)

@@ -1,7 +1,7 @@
 """Reads files that are nearly right: ``python benchmarks/fuzz.py --examples 100000``. Any error a user cannot mend ends it.
 
-Mask files and their reports, packed files, TSV, JSON lines, summaries and protocols take equal shares; the address space is limited, so
-that a file that asks for memory beyond reason is an error, too.
+Mask files and their reports, packed files, TSV, JSON lines, summaries and protocols take equal shares; the address space is
+limited, so that a file that asks for memory beyond reason is an error, too.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "tests")]
 
-from fuzzing import Fuzzed
+from fuzzing import Fuzzed  # noqa: E402
 
 MARGIN = 4 << 30  # bytes beyond those in use when it begins
 

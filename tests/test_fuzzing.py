@@ -3,10 +3,9 @@
 from pathlib import Path
 
 import pytest
+from fuzzing import Fuzzed
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-from fuzzing import Fuzzed
 
 KINDS = ("mask file", "mask report", "packed file", "TSV", "JSON lines", "summary", "protocol")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from datasets.features import ClassLabel, Value
+from datasets.features.features import require_decoding
 
 
 def is_saved(directory: Path) -> bool:
@@ -44,7 +44,7 @@ def plain(name: str) -> str:
 
 
 def check_plain(dataset: datasets.Dataset, where: str, columns: list[str]) -> None:
-    """Raise ValueError unless columns hold values: reading a picture or a sound would open whatever path or address it names."""
+    """Raise ValueError where columns hold pictures or sounds: to read one would open whatever path or address it names."""
     for column in columns:
-        if not isinstance(kind := dataset.features[column], Value | ClassLabel):
+        if require_decoding(kind := dataset.features[column]):
             raise ValueError(f"{where}: column {column!r} is of {type(kind).__name__}, text or numbers expected")

@@ -2,12 +2,14 @@
 
 import argparse
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 TRACEBACK = "TRIFECTA_TRACEBACK"
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -38,4 +40,5 @@ def one_line_errors(*further: type[Exception], describe: Callable[[Exception], s
     except kinds as error:
         if os.environ.get(TRACEBACK):
             raise
-        sys.exit(f"error: {describe(error)}")
+        full = (isinstance(error, OSError) and error.errno in FULL) or "(os error 28)" in str(error)  # which is Rust's
+        sys.exit(f"error: {describe(error)}{': free some space and start the same command again' if full else ''}")

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse import Namespace, set_parsing_settings
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
@@ -52,6 +53,7 @@ from internals import CommandLineFirst, wait_at_most
 from run_directory import EVENTS, HoldRun, begun, clear_attempt, directory_of, last_checkpoint, newest_version
 from run_record import is_held
 from sparsity import SparseMethod
+from strangers import refuse_foreign_classes, refuse_links_out
 
 set_parsing_settings(subclasses_enabled=[SparseMethod])  # a dataclass that stands for any of its subclasses
 
@@ -149,6 +151,18 @@ class TrifectaCLI(CommandLineFirst):
             raise ValueError(f"experiment is {config.experiment!r}; expected a name, of a directory in {config.runs}")
         if config.rank_timeout <= 0:
             raise ValueError(f"rank_timeout is {config.rank_timeout:g}; expected seconds, more than 0")
+        if config.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+            raise ValueError(
+                f"trainer.accelerator is {config.trainer.accelerator}, and torch sees no GPU here: give "
+                "--trainer.accelerator cpu, or a driver and a build of torch that fit"
+            )
+        if config.trainer.accumulate_grad_batches < 1:
+            raise ValueError(
+                f"trainer.accumulate_grad_batches is {config.trainer.accumulate_grad_batches}; expected 1 or more"
+            )
+        if config.get("weights_only") is False:
+            raise ValueError("weights_only is False, which would run what a checkpoint brings along; leave it out")
+        config.weights_only = True  # whatever the environment says, and where a checkpoint comes from
         if config.version is not None and config.version < 0:
             raise ValueError(f"version is {config.version}; expected 0 or more")
         if config.get("ckpt_path") == "last":
@@ -189,6 +203,7 @@ class TrifectaCLI(CommandLineFirst):
         if self.subcommand != "fit":
             return super().instantiate_trainer(**{"logger": False} | kwargs)
         run = self.run_directory(config)
+        refuse_links_out(run)
         quiet_lightning(resumes=config.ckpt_path is not None)
         if made.checkpoint.dirpath is None:
             made.checkpoint.dirpath = str(run.absolute() / "checkpoints")
@@ -251,8 +266,10 @@ def build(arguments: list[str] | None = None, kind: type[TrifectaCLI] = Trifecta
 
     Raises:
         ArgumentError: the command line or a file does not parse.
-        ValueError: a setting is wrong; MisconfigurationException where Lightning finds out, and OSError for files.
+        ValueError: a setting is wrong, or the configuration of a run names foreign classes; MisconfigurationException where
+            Lightning finds out, and OSError for files.
     """
+    refuse_foreign_classes(sys.argv[1:] if arguments is None else arguments)
     return kind(
         LightningModule,
         LightningDataModule,

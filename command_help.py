@@ -6,12 +6,16 @@ import re
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from types import ModuleType
 
+import lightning_fabric.utilities.seed
 import pytorch_lightning
+import torch
 from pytorch_lightning import Callback, LightningDataModule, LightningModule
 from pytorch_lightning import callbacks as lightning_callbacks
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from safetensors import SafetensorError
 
 import callbacks
 import datamodules
@@ -20,6 +24,7 @@ from arguments import one_line
 from callbacks import StepwiseSchedule
 from sparsity import SparseMethod, methods
 
+LIGHTNING = [folder for package in (pytorch_lightning, lightning_fabric) for folder in package.__path__]
 BASES = {SparseMethod, methods.KeepPrunedValues, StepwiseSchedule}
 
 
@@ -59,14 +64,44 @@ def class_help(arguments: Sequence[str]) -> str | None:
 def lightning_errors() -> Iterator[None]:
     """Make an error that Lightning itself has raised (a metric to stop by that is never logged) a ValueError: a user can mend it.
 
-    RuntimeErrors from elsewhere, of a model or of a GPU, keep their traceback.
+    So is one that torch has raised about a checkpoint, which it reads without running what it brings along. RuntimeErrors from
+    elsewhere, of a model or of a GPU, keep their traceback.
     """
     try:
         yield
-    except (RuntimeError, MisconfigurationException) as error:
+    except (
+        RuntimeError,
+        TypeError,
+        KeyError,
+        EOFError,
+        MisconfigurationException,
+        UnpicklingError,
+        SafetensorError,
+    ) as error:
         raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-        if isinstance(error, MisconfigurationException) or raised_in.is_relative_to(Path(pytorch_lightning.__file__).parent):
-            raise ValueError(one_line(error)) from error
+        lightning = any(map(raised_in.is_relative_to, LIGHTNING))
+        line = one_line(error)
+        if line.startswith("DataLoader worker") or "DataLoader worker (pid" in line:
+            raise ValueError(
+                f"a process that makes batches was ended from outside, often for want of memory ({line[:100]}): give fewer "
+                "--data.num_workers and start again with --ckpt_path last"
+            ) from error
+        if line.startswith("Error(s) in loading state_dict"):
+            raise ValueError(f"ckpt_path: the checkpoint is of another model than this run's ({line[:200]} …)") from error
+        if isinstance(error, SafetensorError):
+            raise ValueError(line) from error
+        torch_itself = raised_in == Path(torch.serialization.__file__)
+        if isinstance(error, UnpicklingError) or torch_itself or (lightning and isinstance(error, KeyError)):
+            reason = f"{type(error).__name__}: {line[:150]}"
+            raise ValueError(
+                f"ckpt_path: no checkpoint of this project, or a damaged one, of which nothing was run ({reason}); name another"
+            ) from error
+        if lightning or isinstance(error, MisconfigurationException):
+            raise ValueError(line) from error
+        raise
+    except ValueError as error:
+        if Path(traceback.extract_tb(error.__traceback__)[-1].filename) == Path(lightning_fabric.utilities.seed.__file__):
+            raise ValueError(f"seed_everything: {error}") from error
         raise
 
 

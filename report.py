@@ -174,6 +174,8 @@ def report_budget(arguments: list[str]) -> None:
     options, rest = parser.parse_known_args(arguments)
     if not rest:
         parser.error("options of a fit (--config FILE …) or the directory of an exported model expected")
+    if options.vocabulary_size < 1:
+        parser.error(f"argument --vocabulary_size: {options.vocabulary_size} tokens; 1 or more expected")
     from reports.budget import exported_budget, planned_budget  # only here, for the time that Lightning takes
 
     if rest[0].startswith("-"):

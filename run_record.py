@@ -194,8 +194,12 @@ def write_json(file: Path, content: dict[str, Any]) -> None:
     """Write a JSON file, whole or not at all: beside its place, then renamed."""
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f"{file.name}.partial")
-    partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(file)
+    try:
+        partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        partial.replace(file)
+    except OSError:  # a full disk
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def read_object(file: Path) -> dict[str, Any]:

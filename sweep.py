@@ -5,6 +5,7 @@ sweep that was interrupted, however that happened, goes on when it is started ag
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -52,8 +53,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--concurrency", type=positive(int), default=2, help="fits at a time")
     parser.add_argument("--cpus", type=positive(float), default=1, help="processors reserved for a fit")
-    parser.add_argument("--gpus", type=float, default=0, help="GPUs reserved for a fit; a fraction shares one")
-    parser.add_argument("--retries", type=int, default=1, help="further attempts of a fit that failed")
+    parser.add_argument(
+        "--gpus", type=positive(float, zero=True), default=0, help="GPUs reserved for a fit; a fraction shares one"
+    )
+    parser.add_argument("--retries", type=positive(int, zero=True), default=1, help="further attempts of a fit that failed")
     parser.add_argument(
         "--stall", type=positive(float), default=30, help="minutes without a new byte of a fit after which it hangs"
     )
@@ -61,15 +64,16 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def positive(kind: type[int] | type[float]) -> Callable[[str], float]:
-    """A parser of numbers above zero."""
+def positive(kind: type[int] | type[float], zero: bool = False) -> Callable[[str], float]:
+    """A parser of finite numbers above zero, or from it on."""
 
     def number(text: str) -> float:
-        if (value := kind(text)) <= 0:
+        value = kind(text)
+        if not (math.isfinite(value) and (value > 0 or (zero and value == 0))):
             raise ValueError(text)
         return value
 
-    number.__name__ = f"{kind.__name__} above zero"  # argparse says "invalid … value"
+    number.__name__ = f"{kind.__name__} {'of zero or more' if zero else 'above zero'}"  # argparse says "invalid … value"
     return number
 
 

@@ -6,11 +6,12 @@ from typing import Any, Protocol, cast
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hub import local_or_hub
 from objectives.distillation import distillation_loss, regression_distillation_loss, teacher_probabilities
 from objectives.masked_lm import IGNORE_INDEX
+from pretrained import read_tokenizer
 from sparsity.schedules import linear
 
 Batch = dict[str, Tensor]
@@ -117,10 +118,7 @@ class KnowledgeDistillation(Callback):
 def check_same_tokenizer(teacher: str, tokenizer: PreTrainedTokenizerFast) -> None:
     """Raise ValueError unless the teacher's tokenizer gives every token the id that ``tokenizer`` gives it."""
     path = local_or_hub(teacher, "teacher")
-    try:
-        vocabulary: dict[str, Any] = AutoTokenizer.from_pretrained(path).get_vocab()
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"teacher {teacher}: no tokenizer there: {' '.join(str(error).split())[:200]}") from error
+    vocabulary: dict[str, Any] = read_tokenizer(path, "teacher's tokenizer").get_vocab()
     if vocabulary != tokenizer.get_vocab():
         shared = len(vocabulary.items() & tokenizer.get_vocab().items())
         raise ValueError(

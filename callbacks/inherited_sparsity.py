@@ -7,13 +7,12 @@ from pathlib import Path
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
-from transformers.utils import logging
 
 from callbacks.sparse_training import SparseTraining, total_steps
 from hub import local_or_hub
+from pretrained import read_config, reading
 from sparsity import MaskSet, SparseStepping, load_masks, methods
 
 LEAST_ZEROS = 0.01
@@ -51,15 +50,10 @@ class InheritedSparsity(SparseTraining):
         Raises:
             ValueError: no model there, or masks that do not fit it.
         """
-        path, verbosity = local_or_hub(self.pretrained, "model"), logging.get_verbosity()
-        logging.set_verbosity_error()
-        try:
-            with torch.random.fork_rng(devices=[]):  # or what a run draws next would depend on this look
-                encoder = AutoModel.from_pretrained(path)
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
-            raise ValueError(f"{self.pretrained}: no model there: {' '.join(str(error).split())[:200]}") from error
-        finally:
-            logging.set_verbosity(verbosity)
+        path = local_or_hub(self.pretrained, "model")
+        config, _ = read_config(path, "model")
+        with reading(path, "model"), torch.random.fork_rng(devices=[]):  # or what a run draws next would depend on this look
+            encoder = AutoModel.from_pretrained(path, config=config, weights_only=True)
         matrices = {name: weight for name, weight in encoder.named_parameters() if weight.dim() >= 2}
         saved: Mapping[str, Tensor] = load_masks(Path(path)) or {}
         named = {name.removeprefix(f"{encoder.base_model_prefix}."): mask for name, mask in saved.items()}

@@ -43,6 +43,11 @@ class GlueSubmission(BasePredictionWriter):
         super().__init__(write_interval="epoch")
         self.directory = Path(directory)
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if stage == "predict" and self.directory.exists() and not self.directory.is_dir():
+            raise ValueError(f"submission.directory: {self.directory} is a file; name a directory")
+
     def write_on_epoch_end(
         self, trainer: Trainer, pl_module: LightningModule, predictions: Sequence[Any], batch_indices: Sequence[Any]
     ) -> None:

@@ -1,8 +1,10 @@
 """What is in the cache is whole: built once, under a lock, beside its place, and renamed; checked when it is opened."""
 
+import contextlib
+import errno
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,6 +17,17 @@ T = TypeVar("T")
 def cache_directory(given: str | None) -> Path:
     """``given``, or ``$TRIFECTA_CACHE``, or ``~/.cache/trifecta``."""
     return Path(given or os.environ.get("TRIFECTA_CACHE") or Path.home() / ".cache" / "trifecta")
+
+
+@contextlib.contextmanager
+def naming(place: Path) -> Iterator[None]:
+    """An error of a full disk names what was being written; the system's own does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename:
+            raise
+        raise OSError(error.errno, error.strerror, str(place)) from error
 
 
 def build_once(directory: Path, build: Callable[[Path], object], load: Callable[[Path], T]) -> T:
@@ -39,7 +52,8 @@ def build_once(directory: Path, build: Callable[[Path], object], load: Callable[
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         try:
-            build(partial)
+            with naming(directory):
+                build(partial)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise

@@ -20,7 +20,10 @@ from datamodules.files import open_text, suffix_of
 
 PIECE_CHARACTERS = 1 << 20  # after which the next paragraph begins another piece
 PART_CHARACTERS = 1 << 20  # at which a line or a row is cut, before a space
-CSV_CHARACTERS = 1 << 30  # of a cell: a quotation mark that nothing closes would swallow the rest of the file
+ROW_CHARACTERS = (
+    1 << 28
+)  # of a row, or a cell of one: a quotation mark that nothing closes would swallow the rest of the file
+ARRAY_CHARACTERS = 1 << 30  # of a .json that is one array, and so is held whole: a .gz of a megabyte can hold more
 PARQUET_ROWS = 64
 ROWS_LOOKED_AT = 100  # for the text column, when a file is opened
 _BETWEEN_ROWS = re.compile(r"[\s,]*")
@@ -177,7 +180,9 @@ def _first_character(lines: TextIO) -> str:
 
 
 def _line_rows(file: Path, lines: TextIO) -> Iterator[tuple[int, object]]:
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(iter(lambda: lines.readline(ROW_CHARACTERS), ""), 1):
+        if len(line) == ROW_CHARACTERS:
+            raise ValueError(f"{file}:{number}: a row of {ROW_CHARACTERS:,} characters or more; split it into documents")
         if line.strip():
             try:
                 row = json.loads(line)
@@ -187,7 +192,9 @@ def _line_rows(file: Path, lines: TextIO) -> Iterator[tuple[int, object]]:
 
 
 def _array_rows(file: Path, lines: TextIO) -> Iterator[tuple[int, object]]:
-    text, decoder = lines.read(), json.JSONDecoder()
+    text, decoder = lines.read(ARRAY_CHARACTERS), json.JSONDecoder()
+    if len(text) == ARRAY_CHARACTERS:
+        raise ValueError(f"{file}: an array of {ARRAY_CHARACTERS:,} characters or more; write it as .jsonl, a row a line")
     line, counted, position = 1, 0, text.index("[") + 1
     while True:
         position = _BETWEEN_ROWS.match(text, position).end()  # type: ignore[union-attr]  # it matches anything
@@ -207,7 +214,7 @@ def _not_json(file: Path, line: int, error: Exception) -> ValueError:
 
 
 def _csv_rows(file: Path) -> Iterator[Row]:
-    csv.field_size_limit(CSV_CHARACTERS)
+    csv.field_size_limit(ROW_CHARACTERS)
     with open_text(file, newline="") as lines:
         reader = csv.reader(lines, strict=True)
         header: list[str] = []

@@ -13,6 +13,8 @@ from typing import BinaryIO, TextIO, cast
 
 from pytorch_lightning.utilities import rank_zero_warn
 
+from datamodules.cache import naming
+
 SUFFIXES = (".txt", ".jsonl", ".json", ".csv", ".parquet")
 READABLE = f"{', '.join(SUFFIXES)}, all but the last also with .gz"
 DIGEST_BYTES = 16
@@ -77,8 +79,9 @@ def content_digest(file: Path, cache_dir: Path) -> bytes:
     digest = _digest(file)
     known.parent.mkdir(parents=True, exist_ok=True)
     partial = known.with_suffix(f".{os.getpid()}")
-    partial.write_bytes(digest)
-    partial.replace(known)
+    with naming(known):
+        partial.write_bytes(digest)
+        partial.replace(known)
     return digest
 
 

@@ -23,6 +23,7 @@ from transformers import PreTrainedTokenizerFast
 from datamodules.cache import build_once, cache_directory
 from datamodules.files import content_digest
 from datamodules.glue_files import GlueFiles, Split
+from datamodules.saved import load_saved
 from datamodules.streams import (
     NULL_EXAMPLE,
     LengthGroupedSampler,
@@ -115,7 +116,11 @@ class GLUEDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         sizes = {"batch_size": batch_size, "eval_batch_size": eval_batch_size, "train_examples": train_examples}
-        for name, value, least in (("length", length, 8), *((name, value, 1) for name, value in sizes.items())):
+        for name, value, least in (
+            ("length", length, 8),
+            ("num_workers", num_workers, 0),
+            *((n, v, 1) for n, v in sizes.items()),
+        ):
             if value is not None and value < least:
                 raise ValueError(f"{name} of {least} or more expected, got {value}")
         self.task, self.path, self.tokenizer_path = glue_task(task), path, tokenizer
@@ -194,7 +199,7 @@ class GLUEDataModule(LightningDataModule):
         def build(directory: Path) -> None:
             tokenise(files.read(name, labelled), tokenizer, self.length).save_to_disk(directory)
 
-        rows = build_once(self.cache_dir / f"glue-{key}", build, lambda saved: datasets.load_from_disk(str(saved)))
+        rows = build_once(self.cache_dir / f"glue-{key}", build, load_saved)
         if name == "train" and self.train_examples is not None:
             rows = rows.select(range(min(self.train_examples, len(rows))))
         padding = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}

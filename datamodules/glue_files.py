@@ -13,6 +13,7 @@ from typing import Any
 import datasets
 from pytorch_lightning.utilities import rank_zero_warn
 
+from datamodules.saved import check_plain, load_saved
 from hub import local_or_hub
 from internals import dataset_fingerprint
 from objectives.glue import GLUE, SCORE_RANGE, GlueTask
@@ -114,7 +115,7 @@ def _hub_dataset(task: GlueTask, path: str) -> datasets.DatasetDict:
     missing = FileNotFoundError(f"{path}: no {task.name} there; {expected} expected")
     for folder in (local / task.hub, local):
         if (folder / "dataset_dict.json").exists():
-            return datasets.load_from_disk(str(folder))
+            return load_saved(folder)
         if files := sorted(folder.glob("*.parquet")):
             by_split: dict[str, list[str]] = {}
             for file in files:
@@ -238,6 +239,8 @@ def _read_hub(dataset: datasets.Dataset, task: GlueTask, where: str, labelled: b
     for column in (*names, *(["label"] if labelled else [])):
         if column not in dataset.column_names:
             raise ValueError(f"{where}: no column {column!r}; there are {', '.join(dataset.column_names)}")
+    dataset = dataset.select_columns([name for name in (*names, "label", "idx") if name in dataset.column_names])
+    check_plain(dataset, where, dataset.column_names)
     columns: dict[str, list[Any]] = dataset.to_dict()
     texts = tuple(columns[name] for name in names)
     for column, sentences in zip(names, texts, strict=True):
@@ -246,9 +249,12 @@ def _read_hub(dataset: datasets.Dataset, task: GlueTask, where: str, labelled: b
     if not dataset.num_rows:
         raise ValueError(f"{where}: no row")
     if not labelled:
-        return Split(texts, index=columns.get("idx", list(range(dataset.num_rows))))
+        index = columns.get("idx", list(range(dataset.num_rows)))
+        if (bad := next((row for row, number in enumerate(index) if type(number) is not int), None)) is not None:
+            raise ValueError(f"{where}: row {bad}: column 'idx' holds {index[bad]!r}, not a number")
+        return Split(texts, index=index)
     low, high = SCORE_RANGE if task.regression else (0, len(task.classes) - 1)
     for row, label in enumerate(columns["label"]):
-        if label is None or not low <= label <= high:
+        if not isinstance(label, int | float) or not low <= label <= high:
             raise ValueError(f"{where}: row {row}: column 'label': {label!r} is not a label of {task.name}")
     return Split(texts, labels=columns["label"])

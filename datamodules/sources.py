@@ -18,6 +18,7 @@ from datamodules.cache import build_once
 from datamodules.docstrings import PACKAGES, docstring_documents
 from datamodules.documents import Piece, check_column, documents, pieces_of_file, require_column
 from datamodules.files import READABLE, content_digest, files_below, suffix_of
+from datamodules.saved import check_plain, is_saved, load_saved
 from hub import local_or_hub
 from internals import dataset_fingerprint
 
@@ -83,8 +84,8 @@ def open_source(source: TextSource, cache_dir: Path) -> OpenSource:
     if source.path == DOCSTRINGS:
         return _open_files(source, [_materialise_docstrings(cache_dir)], cache_dir)
     path = Path(source.path).expanduser()
-    if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
-        return _open_dataset(source, datasets.load_from_disk(str(path)))
+    if is_saved(path):
+        return _open_dataset(source, load_saved(path))
     if path.is_dir():
         return _open_files(source, files_below(path), cache_dir)
     if path.is_file():
@@ -108,6 +109,7 @@ def _open_dataset(source: TextSource, dataset: datasets.Dataset | datasets.Datas
             raise ValueError(f"{source.path}: no split {source.split!r}; there are {', '.join(dataset)}")
         dataset = dataset[source.split]
     require_column(source.path, source.column, dataset.column_names)
+    check_plain(dataset, source.path, [source.column])
     rows = dataset.select_columns([source.column])
 
     def texts() -> Iterator[tuple[str, object]]:

@@ -137,6 +137,8 @@ class TextDataModule(LightningDataModule):
         for name, value in (("eval_batch_size", eval_batch_size), ("eval_sequences", eval_sequences)):
             if value is not None and value < 1:
                 raise ValueError(f"{name} of 1 or more, or null, expected, got {value}")
+        if num_workers < 0:
+            raise ValueError(f"num_workers of 0 or more expected, got {num_workers}")
         self.sources = text_sources(path, column)
         own = {"validation": validation_path, "test": test_path}
         self.texts = {split: text_sources(text, column) for split, text in own.items() if text is not None}

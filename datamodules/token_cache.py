@@ -6,6 +6,7 @@ Documents are joined into one stream, each ended by the separator token, so that
 import dataclasses
 import hashlib
 import json
+import zlib
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -24,7 +25,8 @@ from datamodules.documents import Piece
 from datamodules.sources import OpenSource
 from datamodules.tokenizers import tokenizer_fingerprint
 
-FORMAT = 4
+FORMAT = 5
+NPY_HEADER = 4096  # bytes, at most
 DTYPES = ("<u2", "<u4")
 SPLITS = ("train", "validation", "test")
 BATCH_CHARACTERS = 8 << 20
@@ -142,27 +144,43 @@ def _load(directory: Path, vocabulary_size: int) -> TokenCorpus:
     meta = json.loads((directory / "meta.json").read_text(encoding="utf-8"))
     if not isinstance(meta, dict) or meta["dtype"] not in DTYPES or not isinstance(meta["splits"], dict):
         raise ValueError("meta.json is not what was written")
-    counts = np.load(directory / "train_counts.npy", allow_pickle=False)
-    if counts.shape != (vocabulary_size,):
+    if meta["splits"].keys() - set(SPLITS):
+        raise ValueError("meta.json names other splits than were written")
+    # Mapped and small: a header may ask for any memory.
+    if (found := (directory / "train_counts.npy").stat().st_size) > 8 * vocabulary_size + NPY_HEADER:
+        raise ValueError(f"train_counts.npy has {found} bytes, {vocabulary_size} counts expected")
+    counts = np.load(directory / "train_counts.npy", mmap_mode="r", allow_pickle=False)
+    if counts.dtype != np.int64 or counts.shape != (vocabulary_size,):
         raise ValueError(f"train_counts.npy counts {counts.shape} tokens, ({vocabulary_size},) expected")
     splits = {name: _load_split(directory / f"{name}.bin", meta["dtype"], size) for name, size in meta["splits"].items()}
     if int(counts.sum()) != (tokens := meta["splits"]["train"]["tokens"]):
         raise ValueError(f"train_counts.npy counts {counts.sum()} tokens, train.bin has {tokens}")
-    return TokenCorpus(splits, counts)
+    return TokenCorpus(splits, np.array(counts))
 
 
 def _load_split(file: Path, dtype: str, meta: Any) -> TokenStream:
-    keys = ("tokens", "documents", "words", "characters")
+    keys = ("tokens", "documents", "words", "characters", "crc32")
     if not isinstance(meta, dict) or not all(isinstance(meta[key], int) for key in keys):
         raise ValueError("meta.json is not what was written")
-    tokens, *size = (meta[key] for key in keys)
+    tokens, *size, crc = (meta[key] for key in keys)
     found = file.stat().st_size
     if found != tokens * np.dtype(dtype).itemsize:
         raise ValueError(f"{file.name} has {found} bytes, {tokens} tokens expected")
+    if crc32_of(file) != crc:
+        raise ValueError(f"{file.name} does not have the checksum it was written with")
     stream = TokenStream(file, dtype, TextSize(*size))
     if stream.digests.shape != (stream.size.documents,):
         raise ValueError(f"{file.stem}.npy has {stream.digests.shape} digests, ({stream.size.documents},) expected")
     return stream
+
+
+def crc32_of(file: Path) -> int:
+    """The checksum of a file's bytes: a second for every gigabyte or two, and what is read is in memory for the training."""
+    checksum = 0
+    with file.open("rb") as stream:
+        while chunk := stream.read(1 << 22):
+            checksum = zlib.crc32(chunk, checksum)
+    return checksum
 
 
 @dataclass(frozen=True)
@@ -201,7 +219,10 @@ def _build(
                 tokens[start:end].tofile(file)
     np.save(directory / "train_counts.npy", streams["train"].counts(len(tokenizer)))
     everything.unlink()
-    splits = {name: {"tokens": len(stream.tokens)} | dataclasses.asdict(stream.size) for name, stream in streams.items()}
+    splits = {
+        name: {"tokens": len(stream.tokens), "crc32": crc32_of(stream.file)} | dataclasses.asdict(stream.size)
+        for name, stream in streams.items()
+    }
     (directory / "meta.json").write_text(json.dumps({"dtype": dtype, "splits": splits}) + "\n", encoding="utf-8")
 
 

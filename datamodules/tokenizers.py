@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import BertWordPieceTokenizer
-from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast
+from transformers import BertTokenizer, PreTrainedTokenizerFast
 
 from datamodules.cache import build_once
 from datamodules.masking import Vocabulary
 from hub import local_or_hub
+from pretrained import read_tokenizer
 
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 ALPHABET_SIZE = 1000
@@ -33,10 +34,7 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerFast:
             raise FileNotFoundError(f"{path}: no such vocabulary file")
         return _load_vocabulary(file)
     found = local_or_hub(path, "tokenizer")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(found, use_fast=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{path}: no tokenizer there: {' '.join(str(error).split())[:200]}") from error
+    tokenizer = read_tokenizer(found)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ValueError(f"{path}: {type(tokenizer).__name__} has no fast version, which the token cache needs")
     if None in (tokenizer.mask_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id):

@@ -32,6 +32,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sparsity import MASKS_FILE, apply_umask, load_masks, pack_bits, read_safetensors, sha256, unpack_bits
+from strangers import refuse_links_out
 
 WEIGHTS_FILE = "model.safetensors"
 FORMAT = "trifecta.compressed"  # the key of our entry in the metadata
@@ -135,10 +136,14 @@ def pack(directory: Path, file: Path) -> list[str]:
         Names of what ``directory`` holds besides and the file does not carry.
 
     Raises:
-        ValueError: no ``model.safetensors`` there, or its masks do not fit it.
+        ValueError: no ``model.safetensors`` there, or its masks do not fit it, or a link that leads out: whoever gets the packed
+            file would get what it leads to.
     """
     if not (directory / WEIGHTS_FILE).is_file():
         raise ValueError(f"{directory}: no {WEIGHTS_FILE} there; export the model by save_pretrained, as one file")
+    refuse_links_out(
+        directory.parents[1] if directory.parent.name == "snapshots" else directory
+    )  # the hub's cache has links
     tensors, metadata = read_safetensors(directory / WEIGHTS_FILE)
     masks: Mapping[str, Tensor] = load_masks(directory) or {}
     if unknown := sorted({*masks} - {*tensors}):

@@ -48,9 +48,12 @@ def load_model(export: Path) -> "PreTrainedModel":
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    config = transformers.AutoConfig.from_pretrained(export)
-    model_class = getattr(transformers, (config.architectures or ["AutoModel"])[0], transformers.AutoModel)
-    return model_class.from_pretrained(export, dtype=torch.float32).eval()
+    from pretrained import architecture, read_config, reading
+
+    config, _ = read_config(export, "exported model")
+    kind = architecture(config, export) if config.architectures else transformers.AutoModel
+    with reading(export, "exported model"):
+        return kind.from_pretrained(export, config=config, dtype=torch.float32, weights_only=True).eval()
 
 
 @torch.inference_mode()

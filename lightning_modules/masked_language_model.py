@@ -13,6 +13,7 @@ from datamodules import MaskedLMBatch, TextDataModule, TokenStream
 from lightning_modules.loading import load_model
 from lightning_modules.transformer_module import TransformerModule
 from objectives.masked_lm import check_family, label_count, masked_lm_logits, masked_lm_loss, unigram_loss
+from pretrained import new_config
 
 
 def tokenizer_fields(model_type: str, tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
@@ -90,7 +91,7 @@ class MaskedLanguageModel(TransformerModule[MaskedLMBatch]):
         fields = dict(self.hparams["config"])
         model_type = fields.pop("model_type", "bert")
         check_family(model_type)
-        config = AutoConfig.for_model(model_type, **tokenizer_fields(model_type, self.tokenizer) | fields)
+        config = new_config(model_type, tokenizer_fields(model_type, self.tokenizer) | fields)
         self.check_fit(config, "the model")
         return AutoModelForMaskedLM.from_config(config)
 

@@ -17,6 +17,7 @@ from lightning_modules.encoders import check_fit
 from lightning_modules.loading import AutoModelClass
 from lightning_modules.optimizers import adamw
 
+CHECKPOINT_FORMAT = 1  # raised when older releases could not go on with what is written
 Batch = TypeVar("Batch", MaskedLMBatch, SequenceBatch)
 Data = TypeVar("Data", bound=LightningDataModule)
 
@@ -134,9 +135,14 @@ class TransformerModule(LightningModule, ABC, Generic[Batch]):
         return adamw(self.model.parameters(), lr, *others, scales=self.layer_scales())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["trifecta_format"] = CHECKPOINT_FORMAT
         checkpoint["model_config"] = self.model.config.to_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if (found := checkpoint.get("trifecta_format", CHECKPOINT_FORMAT)) > CHECKPOINT_FORMAT:
+            raise ValueError(
+                f"the checkpoint is of format {found}, and this release reads formats up to {CHECKPOINT_FORMAT}: take a newer one"
+            )
         self.unfit = None
         if self.model is None:  # load_from_checkpoint, outside a trainer
             self.model = self.auto.from_config(AutoConfig.for_model(**checkpoint["model_config"]))

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from pytorch_lightning import LightningDataModule, LightningModule
 from safetensors import SafetensorError, safe_open
 from torch import nn
@@ -16,6 +15,7 @@ from hub import local_or_hub
 from lightning_modules import MaskedLanguageModel
 from objectives.masked_lm import check_family
 from objectives.parameter_groups import embedding_parameters, encoder_weights, sparse_weights
+from pretrained import architecture, new_config, read_config, reading
 from reports.tables import Table
 from sparsity import MASKS_FILE, SparseMethod, load_masks
 
@@ -39,10 +39,10 @@ def planned_budget(
             f"only masked-LM pretraining is planned, not {type(module).__name__}; give the directory of an export"
         )
     if module.hparams["pretrained"] is not None:
-        model, origin = (
-            AutoModelForMaskedLM.from_pretrained(local_or_hub(module.hparams["pretrained"], "model"), dtype=torch.float32),
-            "that of the pretrained model",
-        )
+        path, origin = local_or_hub(module.hparams["pretrained"], "model"), "that of the pretrained model"
+        config, _ = read_config(path, "model")
+        with reading(path, "model"):
+            model = AutoModelForMaskedLM.from_pretrained(path, config=config, dtype=torch.float32, weights_only=True)
     else:
         fields = dict(module.hparams["config"])
         size, origin = (
@@ -79,7 +79,7 @@ def new_model(fields: dict[str, Any], drawn: bool) -> PreTrainedModel:
     check_family(model_type)
     default = AutoConfig.for_model(model_type).to_dict()
     special = {name: 0 for name, value in default.items() if name.endswith("_token_id") and value is not None}
-    config = AutoConfig.for_model(**{"model_type": model_type} | special | fields)
+    config = new_config(model_type, special | {key: value for key, value in fields.items() if key != "model_type"})
     if drawn:
         return AutoModelForMaskedLM.from_config(config)
     with torch.device("meta"):
@@ -97,13 +97,12 @@ def exported_budget(directory: Path) -> list[Table]:
     Raises:
         ValueError: no model there, or one whose files lack a parameter.
     """
-    try:
-        config = AutoConfig.from_pretrained(directory, local_files_only=True)
-        architecture = getattr(transformers, (config.architectures or ["none named"])[0])
-    except (OSError, ValueError, AttributeError) as error:
-        raise ValueError(f"{directory}: no exported model there: {' '.join(str(error).split())[:200]}") from error
-    with torch.device("meta"):
-        model = architecture(config)
+    if not directory.is_dir():
+        raise ValueError(f"{directory}: no exported model there: it is no directory")
+    config, _ = read_config(directory, "exported model")
+    kind = architecture(config, directory)
+    with reading(directory, "exported model"), torch.device("meta"):
+        model = kind(config)
     masks = load_masks(directory)
     masked = {} if masks is None else masks.nnz()
     nnz = count_nonzeros(directory, {name for name, _ in model.named_parameters()})

@@ -168,6 +168,8 @@ def save(figure: Figure, file: Path) -> None:
     """Write a figure, whose format the suffix says (``.png``, ``.pdf``, ``.svg``).
 
     Raises:
-        ValueError: an unknown suffix.
+        ValueError: an unknown suffix, or none.
     """
+    if not file.suffix:  # matplotlib would append one
+        raise ValueError(f"{file}: no suffix says the format of the figure; give .png, .pdf or .svg")
     figure.savefig(file, dpi=150)

@@ -3,6 +3,7 @@
 import ctypes
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from sparsity.masks import MaskSet, pack_bits, unpack_bits
 
 MASKS_FILE = "sparsity_masks.safetensors"
 REPORT_FILE = "sparsity.json"
+LARGEST = 2**48  # weights; no tensor has them
 
 
 def read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -73,6 +75,17 @@ def save_masks(directory: Path, masks: MaskSet, parameters: Mapping[str, Tensor]
     (directory / REPORT_FILE).write_text(json.dumps(report, indent=2, default=str) + "\n", encoding="utf-8")
 
 
+def checked_shape(shape: list[int]) -> tuple[int, ...]:
+    """The shape of a tensor that may be; ValueError for any other, on which torch would fail in many ways, or overflow."""
+    if (
+        not all(type(size) is int and 0 <= size < LARGEST for size in shape)
+        or math.prod(shape) >= LARGEST
+        or len(shape) > 64
+    ):
+        raise ValueError(f"{shape!r:.60} is not the shape of a tensor")
+    return tuple(shape)
+
+
 def load_masks(directory: Path) -> MaskSet | None:
     """The masks saved in ``directory``, on the CPU; None where there are none.
 
@@ -87,9 +100,9 @@ def load_masks(directory: Path) -> MaskSet | None:
     try:
         report = json.loads((directory / REPORT_FILE).read_text(encoding="utf-8"))
         tensors, digest = report["tensors"], report.get("masks_sha256")
-        shapes = {name: tuple(map(int, entry["shape"])) for name, entry in tensors.items()}
+        shapes = {name: checked_shape(entry["shape"]) for name, entry in tensors.items()}
         nnz = {name: entry["nnz"] for name, entry in tensors.items()}
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{directory / REPORT_FILE}: not a report of masks ({type(error).__name__}: {error})") from error
     if packed.keys() != shapes.keys():
         raise ValueError(f"{directory}: {MASKS_FILE} and {REPORT_FILE} name different tensors")

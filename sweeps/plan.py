@@ -48,6 +48,8 @@ def make_plan(options: argparse.Namespace) -> Plan:
     given = {}
     for entry in options.start:
         task, _, directory = entry.partition("=")
+        if not directory:
+            raise ValueError(f"--start is {entry!r}; expected TASK=DIR")
         given[glue_task(task).name] = check_pretrained(directory)
     trials = [
         dataclasses.replace(trial, needs=tuple(need for need in trial.needs if need.option != PRETRAINED))
@@ -65,6 +67,8 @@ def make_plan(options: argparse.Namespace) -> Plan:
     pretrained = check_pretrained(options.pretrained) if options.pretrained else ""
     config = next(iter(protocol.stages.values())).config
     model = options.model or (TOY if options.quick else model_name(pretrained) if pretrained else Path(config).stem)
+    if options.name is not None and (Path(options.name).name != options.name or options.name in ("", ".")):
+        raise ValueError(f"--name is {options.name!r}; expected a name, of a directory in {options.runs}")
     name = options.name or "_".join(dict.fromkeys((options.config.stem, model)))
     directory = options.runs.resolve() / name
     header = {

@@ -167,7 +167,7 @@ def load_protocol(file: Path, quick: bool = False) -> Protocol:
     """
     try:
         given = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ValueError(f"protocol {file}: {' '.join(str(error).split())}") from error
     staged = isinstance(given, dict) and "stages" in given
     if quick and not (staged and given.get("quick")):

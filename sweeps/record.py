@@ -11,6 +11,7 @@ from rich.table import Table
 
 from objectives.glue import GLUE
 from run_record import RunRecord, read_object, write_json
+from strangers import refuse_links_out
 from sweeps.trial import is_finished
 from sweeps.trials import Trial
 
@@ -45,13 +46,14 @@ class Record:
         """The record of a sweep.
 
         Raises:
-            ValueError: the file is not one, or not a whole one.
+            ValueError: the file is not one, or not a whole one, or a trial is kept outside the sweep's directory.
         """
         file = directory / FILE
         try:
             content = read_object(file)
             known = [{key: entry[key] for key in TRIAL} for entry in content["trials"].values()]
             known += [{key: content[key] for key in HEADER}]
+            check_trials(content["trials"])
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise ValueError(f"{file}: not the record of a sweep, or only the beginning of one ({error})") from error
         return cls(directory, content)
@@ -64,6 +66,7 @@ class Record:
             ValueError: the directory holds a sweep of other settings, with which these would be mixed.
         """
         before: dict[str, Any] = {}
+        refuse_links_out(directory)
         if (directory / FILE).exists():
             before = cls.load(directory).content
         kept = before.get("trials", {})
@@ -152,6 +155,21 @@ class Record:
     def _finished(self, name: str) -> RunRecord | None:
         trial = self.trials[name]
         return RunRecord.find(self.directory / trial["run"]) if trial["status"] == "finished" else None
+
+
+def check_trials(trials: dict[str, dict[str, Any]]) -> None:
+    """Trials are directories beside ``sweep.json``, with the settings and the point of one.
+
+    Raises:
+        ValueError: one is elsewhere, or something in it is of another kind.
+    """
+    kinds = {"task": str, "seed": int, "settings": dict, "start": str, "run": str, "status": str, "stage": str, "row": str}
+    for name, trial in trials.items():
+        if name in ("", ".", "..") or Path(name).name != name or trial["run"] != f"{name}/version_0":
+            raise ValueError(f"trial {name!r} in {trial['run']!r}; expected one in NAME/version_0 of the sweep's directory")
+        for key, kind in (kinds | {"point": dict, "tuned": dict}).items():
+            if key in trial and not isinstance(trial[key], kind):
+                raise ValueError(f"trial {name!r}: {key} is {trial[key]!r:.40}, expected {kind.__name__}")
 
 
 def figures_of(record: RunRecord) -> dict[str, float]:

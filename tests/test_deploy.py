@@ -1,9 +1,6 @@
 """Real Hugging Face models through save_pretrained, pack, unpack and from_pretrained; sparse and dense outputs; the commands."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -138,58 +135,6 @@ def test_pack_says_how_small_it_is(exported: Path, tmp_path: Path, capsys: pytes
     captured = capsys.readouterr()
     assert f"{(tmp_path / 'packed').stat().st_size:,} bytes" in captured.out
     assert captured.err == "not carried: code.py\n"
-
-
-@pytest.mark.parametrize("exported", ["bert"], indirect=True)
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--length", "1024"], "data.length is 1024, but"),
-        (["--threads", "0"], "must be at least 1"),
-        (["--batch", "0"], "must be at least 1"),
-        (["--batch", "x"], "invalid int value: 'x'"),
-    ],
-)
-def test_sizes_that_cannot_be_timed_are_refused(exported: Path, options: list[str], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        deploy.main(["latency", str(exported), *options])
-
-
-MISTAKES = {
-    "no safetensors": ("unpack", "file", "copy"),
-    "no model": ("pack", ".", "out"),
-    "no file": ("unpack", "missing", "copy"),
-    "too few arguments": ("pack", "."),
-    "no command": (),
-    "broken weights": ("latency", "broken"),
-    "no config": ("latency", "."),
-}
-
-
-@pytest.mark.parametrize("case", MISTAKES)
-def test_errors_are_one_line(case: str, tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"no safetensors at all")
-    AutoConfig.for_model("bert", **COMMON, **FAMILIES["bert"]).save_pretrained(tmp_path / "broken")
-    (tmp_path / "broken" / WEIGHTS_FILE).write_bytes(b"half a model")
-    run = command(tmp_path, *MISTAKES[case])
-    assert run.returncode == 1
-    assert run.stdout == ""
-    assert run.stderr.startswith("error: ")
-    assert run.stderr.count("\n") == 1
-
-
-def command(directory: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """``deploy.py`` with those arguments, run in ``directory``."""
-    script = [sys.executable, deploy.__file__, *arguments]
-    environment = dict(os.environ) | {cpu.SWITCH: "0"} | environment
-    return subprocess.run(script, cwd=directory, capture_output=True, text=True, check=False, env=environment)
-
-
-def test_a_traceback_on_demand(tmp_path: Path) -> None:
-    run = command(tmp_path, "pack", ".", "out", TRIFECTA_TRACEBACK="1")
-    assert run.returncode == 1
-    assert run.stderr.startswith("Traceback")
-    assert run.stderr.rstrip().endswith("as one file")
 
 
 @pytest.mark.parametrize("exported", ["bert"], indirect=True)

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS = {
     0: ["sparsity"],
-    1: ["objectives", "run_exit", "run_record", "internals", "cpu", "hub", "arguments"],
+    1: ["objectives", "run_exit", "run_record", "internals", "cpu", "hub", "arguments", "pretrained", "strangers"],
     2: ["datamodules", "deployment"],
     3: ["callbacks"],
     4: ["lightning_modules"],

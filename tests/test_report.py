@@ -24,16 +24,6 @@ def write_finetuning(root: Path, version: int, **summary: Any) -> Path:
     return write_run(root, "rte", version, **scores | summary)
 
 
-def complaint(*arguments: str | Path) -> str:
-    """The line a mistaken command ends with."""
-    with pytest.raises(SystemExit) as stop:
-        report.run([str(argument) for argument in arguments])
-    assert isinstance(stop.value.code, str)  # which Python prints on stderr, and exits with 1
-    assert "\n" not in stop.value.code
-    assert len(stop.value.code) < 400
-    return stop.value.code
-
-
 def test_pretraining_runs_have_the_table_of_pretraining_and_where_things_are(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -57,12 +47,6 @@ def test_where_one_stands_does_not_matter(
     monkeypatch.chdir(write_run(tmp_path, "a", eval_loss=2.5))
     report.run([here, "--format", "csv"])
     assert capsys.readouterr().out.splitlines()[1:] == ["a,,,,2.5000,,,"]
-
-
-def test_a_traceback_on_demand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRIFECTA_TRACEBACK", "1")
-    with pytest.raises(FileNotFoundError):
-        report.run([str(tmp_path)])
 
 
 def test_a_directory_of_mixed_runs_half_of_them_unfinished(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,21 +76,6 @@ def test_markdown_of_runs_without_a_finished_task(tmp_path: Path, capsys: pytest
         "**Not counted**\n\n| run | model | task | status | error |\n| --- | --- | --- | --- | --- |\n"
         f"| {run} | sparse | RTE | running |  |\n"
     )
-
-
-def test_mistakes_are_one_line(tmp_path: Path) -> None:
-    assert "arguments are required: runs" in complaint()
-    assert "no summary.json there or below" in complaint(tmp_path)
-    assert "no summary.json there or below" in complaint(tmp_path / "nowhere")
-    run = write_run(tmp_path, "a")
-    assert "unrecognized arguments: --frmat" in complaint(run, "--frmat=csv")
-    assert "invalid choice: 'html'" in complaint(run, "--format", "html")
-    assert "nothing to plot" in complaint(run, "--plot", tmp_path / "a.png")
-    write_finetuning(tmp_path, 0)
-    assert "No such file or directory" in complaint(tmp_path, "--plot", tmp_path / "nowhere" / "a.png")
-    assert "not supported" in complaint(tmp_path, "--plot", tmp_path / "a.table")
-    (run / "summary.json").write_text("{")
-    assert "no summary.json there that can be read" in complaint(run)
 
 
 def write_rows(root: Path) -> None:
@@ -203,39 +172,3 @@ def test_curves_of_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     report.run(["curves", str(tmp_path), "--plot", str(tmp_path / "curves.png")])
     assert capsys.readouterr().err.startswith(f"{without} left out: no TensorBoard events")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_mistakes_about_rows_are_one_line(tmp_path: Path) -> None:
-    for command in ("page", "frontier", "lengths"):
-        assert "arguments are required: runs" in complaint(command)
-        assert "no summary.json there or below" in complaint(command, tmp_path)
-    assert "arguments are required: --plot" in complaint("curves", tmp_path)
-    write_run(tmp_path, "a", seed=0)
-    assert "nothing to compare: no finished pretraining run with a loss" in complaint("frontier", tmp_path)
-    assert "no row 'dense' to compare with; --control names another of none" in complaint("lengths", tmp_path)
-    assert "--control: no row 'b'; there are a" in complaint("page", tmp_path, "--control", "b")
-    assert "left out: no TensorBoard events or metrics.csv" in complaint("curves", tmp_path, "--plot", tmp_path / "a.png")
-    write_run(tmp_path, "b", seed=0, steps=10, eval_loss=3.0)
-    plot = ("--plot", tmp_path / "a.png")
-    assert "no run has its non-zeros or FLOPs" in complaint("frontier", tmp_path, *plot)
-    assert "no run with the seed and the steps of one of b" in complaint("lengths", tmp_path, "--control", "b", *plot)
-    write_run(tmp_path, "c", seed=0, steps=10, eval_loss=3.0, nonzeros=10)
-    assert "not supported" in complaint("frontier", tmp_path, "--plot", tmp_path / "a.table")
-    (tmp_path / "c" / "version_0" / "csv" / "version_0").mkdir(parents=True)
-    file = tmp_path / "c" / "version_0" / "csv" / "version_0" / "metrics.csv"
-    file.write_text("step,train/loss\n10,low\n")
-    assert f"{file}: could not convert string to float: 'low'" in complaint("curves", tmp_path / "c", *plot)
-
-
-def test_mistakes_about_masks_and_budgets_are_one_line(tmp_path: Path) -> None:
-    assert "no sparsity_masks.safetensors there" in complaint("masks", tmp_path)
-    assert "arguments are required: run" in complaint("masks")
-    assert "options of a fit" in complaint("budget")
-    assert "no exported model there" in complaint("budget", tmp_path)
-    assert "one directory of an exported model expected" in complaint("budget", tmp_path, tmp_path)
-    assert "File does not exist" in complaint("budget", "--config", "nowhere.yaml")
-    config = str(CONFIGS / "experiments" / "quickstart.yaml")
-    assert "sparsity must be in [0, 1), got 2.0" in complaint("budget", "--config", config, "--masks.sparsity=2")
-    message = complaint("budget", "--config", config, "--masks.sparsity=abc")
-    assert message.endswith("Expected a <class 'float'> Given value type: <class 'str'> Given value: abc")
-    assert "matches no parameter" in complaint("budget", "--config", config, "--masks.targets=[no.such]")

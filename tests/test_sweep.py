@@ -235,52 +235,6 @@ def test_a_real_fit(tmp_path: Path, corpus: Path, tokenizer_dir: Path) -> None:
     assert set(record(tmp_path, "protocol_real")["tasks"]["pretraining"]["metrics"]) == {"perplexity", "eval_loss"}
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (
-            ["--pretrained", "{tmp}/nothing"],
-            "{tmp}/nothing: no such file or directory, where a pretrained model is expected",
-        ),
-        (["--pretrained", "{tmp}"], "pretrained: {tmp} has no config.json"),
-        ([], "--pretrained is missing"),
-        (["--pretrained", "{model}", "--tasks", "COLLA"], "no GLUE task 'COLLA'"),
-        (["--pretrained", "{model}", "--tasks", "RTE"], "RTE is no task of this protocol; it has CoLA"),
-        (["--pretrained", "{model}", "--start", "MNLI={model}"], "--start: nothing here starts from MNLI"),
-        (["--pretrained", "{model}", "--data.path", "./no/glue"], "--data.path: there is no ./no/glue"),
-        (
-            ["--pretrained", "{model}", "--concurrency", "none"],
-            "argument --concurrency: invalid int above zero value: 'none'",
-        ),
-        (["--config", "{tmp}/no.yaml"], "No such file or directory"),
-        (["--config", "{tmp}/keys.yaml"], "unknown key 'epochs'"),
-        (["--config", "{tmp}/grid.yaml"], "the grid is empty"),
-    ],
-)
-def test_mistakes_are_one_line_before_ray_starts(
-    tmp_path: Path, protocol: Path, pretrained: Path, options: list[str], message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "sweeps.tuning", None)  # an import of it is an error
-    monkeypatch.setattr("sweeps.driver.ray_environment", lambda address: {})  # other tests have theirs
-    (tmp_path / "keys.yaml").write_text("config: fit.yaml\nepochs: 3\n")
-    (tmp_path / "grid.yaml").write_text("config: fit.yaml\ntasks: {CoLA: }\ngrid: {}\n")
-    options = [option.format(tmp=tmp_path, model=pretrained) for option in options]
-    with pytest.raises(SystemExit) as stop:
-        sweep.run(["--config", str(protocol), "--runs", str(tmp_path / "runs"), *options])
-    assert isinstance(stop.value.code, str)
-    assert stop.value.code.startswith("error: ")
-    assert message.format(tmp=tmp_path) in stop.value.code
-    assert "\n" not in stop.value.code
-    assert not (tmp_path / "runs").exists()
-
-
-def test_a_traceback_on_demand(tmp_path: Path, protocol: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRIFECTA_TRACEBACK", "1")
-    monkeypatch.setattr("sweeps.driver.ray_environment", lambda address: {})
-    with pytest.raises(ValueError, match="--pretrained is missing"):
-        sweep.run(["--config", str(protocol), "--runs", str(tmp_path / "runs")])
-
-
 def test_without_ray_there_is_one_line_that_says_what_to_install(
     tmp_path: Path, protocol: Path, pretrained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

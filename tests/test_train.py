@@ -1,9 +1,7 @@
 """The command line: what overrides what, how a run goes on, and one clear line for every mistake."""
 
 import json
-import subprocess
 import sys
-from argparse import ArgumentError
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,10 +9,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from transformers import BertConfig, BertForMaskedLM
 
 import train
-from datamodules.tokenizers import train_tokenizer
 from helpers import CONFIG, complaint
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*is not empty", "ignore:.*max_epochs")
@@ -193,72 +189,6 @@ def test_a_run_goes_on_in_its_own_version(tmp_path: Path, experiment: dict[str, 
     assert {path.name for path in run.parent.iterdir()} == {"version_0", "version_1"}
 
 
-@pytest.fixture
-def blunders(tmp_path: Path, documents: list[str]) -> Path:
-    """A directory of inputs that are wrong in one way each."""
-    (tmp_path / "empty.txt").write_text("")
-    (tmp_path / "rows.csv").write_text("body,number\nhello,1\nworld,2\n")
-    (tmp_path / "latin1.txt").write_bytes("one\n\ntwo caf\xe9\n".encode("latin-1"))
-    (tmp_path / "file").write_text("in the way")
-    write(tmp_path / "key.yaml", {"trainer": {"max_stepz": 3}})
-    write(tmp_path / "nested.yaml", {"trainer": {"callbacks": [{"class_path": "RigL", "init_args": {"sparsty": 0.8}}]}})
-    (tmp_path / "syntax.yaml").write_text("trainer: [\n  max_steps: 3\n")
-    fields = {key: value for key, value in CONFIG.items() if key != "model_type"}
-    BertForMaskedLM(BertConfig(**fields, vocab_size=90)).save_pretrained(tmp_path / "teacher")
-    train_tokenizer(lambda: iter(documents), vocabulary_size=90).save_pretrained(tmp_path / "teacher")
-    return tmp_path
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--data.path={}/nowhere.txt"], "nowhere.txt: no such file or directory"),
-        (["--data.path={}/empty.txt"], "the corpus is empty"),
-        (["--data.path={}/rows.csv"], "rows.csv: no column 'text'; there are body, number"),
-        (["--data.path={}/latin1.txt"], "latin1.txt:3: not UTF-8"),
-        (["--data.path=[{{name: unknown}}]"], "a source has a path"),
-        (["--trainer.callbacks+=KnowledgeDistillation", "--trainer.callbacks.teachers={}/teacher"], "has another tokenizer"),
-        (["--trainer.callbacks+=RigL", "--trainer.callbacks.sparsity=1.5"], "error: sparsity must be in [0, 1), got 1.5"),
-        (["--trainer.callbacks+=RigLL"], "RigLL"),
-        (["--config={}/key.yaml"], "does not accept option 'trainer.max_stepz'"),
-        (["--config={}/nested.yaml"], "'callbacks.RigL': Option 'sparsty' is not accepted"),
-        (["--config={}/syntax.yaml"], "Problems parsing config"),
-        (["--config={}/nowhere.yaml"], "File does not exist"),
-        (["--trainer.max_stepz=3"], "--trainer.max_stepz=3"),
-        (["--trainer.max_steps=many"], "trainer.max_steps"),
-        (["--trainer.max_steps=-1"], "set trainer.max_steps"),
-        (["--model.lr=-1"], "error: lr > 0 and weight_decay >= 0 expected, got -1.0 and 0.01"),
-        (["--data.masking.rate=2"], "error: masking rate in (0, 1]"),
-        (["--data.tokenizer={}/file"], "file: no tokenizer there"),
-        (["--export.directory={}/file/below"], "file/below is not writable: Not a directory"),
-        (["--ckpt_path={}/nowhere.ckpt"], "nowhere.ckpt"),
-        (["--data.length=33"], "data.length is 33, but the model has positions for 32 tokens only"),
-        (["--trainer.callbacks+=LinearWarmupDecay"], "a second learning-rate schedule beside OneCycleLR"),
-    ],
-)
-def test_a_mistake_is_one_line_and_leaves_nothing(
-    capsys: pytest.CaptureFixture[str], blunders: Path, config: str, options: list[str], message: str
-) -> None:
-    runs = blunders / "runs"
-    options = [option.format(blunders) for option in options]
-    line = complaint(capsys, "fit", "--config", config, *QUIET, "--runs", str(runs), *options)
-    assert line.startswith("error: ")
-    assert message in line
-    assert list(runs.glob("tiny/*")) == []
-
-
-def test_commands_that_are_incomplete(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "subcommand" in complaint(capsys)
-    assert "'fitt'" in complaint(capsys, "fitt")
-    assert "fit.model" in complaint(capsys, "fit", "--data=TextDataModule")
-
-
-def test_the_traceback_on_demand(monkeypatch: pytest.MonkeyPatch, config: str) -> None:
-    monkeypatch.setenv("TRIFECTA_TRACEBACK", "1")
-    with pytest.raises(FileNotFoundError):
-        train.run(["fit", "--config", config, *QUIET, "--data.path=/nowhere.txt"])
-
-
 def test_an_interrupted_cache_build_is_built_again(tmp_path: Path, config: str) -> None:
     command = ["fit", "--config", config, *QUIET, f"--runs={tmp_path / 'runs'}", f"--data.cache_dir={tmp_path / 'cache'}"]
     losses = []
@@ -274,17 +204,6 @@ def test_an_interrupted_cache_build_is_built_again(tmp_path: Path, config: str) 
         (partial / "train.bin").write_bytes(b"half")
         (partial / "leftover").write_bytes(b"half")
     assert losses[0] == losses[1]
-
-
-@pytest.mark.slow
-def test_the_process_ends_with_one_line(tmp_path: Path, config: str) -> None:
-    command = [sys.executable, str(Path(train.__file__)), "fit", "--config", config, "--model.learning_rate=1"]
-    ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert ended.returncode == 1
-    assert ended.stdout == ""
-    (line,) = ended.stderr.splitlines()
-    assert line.startswith("error: ")
-    assert "learning_rate" in line
 
 
 FLAGSHIP = f"--config={Path(train.__file__).parent / 'configs' / 'experiments' / 'sparse_80_kd_onecycle_lr_rigl.yaml'}"
@@ -457,19 +376,6 @@ def test_an_unknown_class_is_answered_with_those_there_are(
     assert str(stop.value.code).startswith(f"error: {names}")
 
 
-@pytest.mark.parametrize("entry", ["train", "sweep", "report", "deploy"])
-def test_the_traceback_on_demand_at_every_entry(entry: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = __import__(entry).run
-    arguments = {"train": ["fit", "--model.lr=1"], "sweep": ["--config", "none.yaml"], "report": ["none"]}
-    arguments["deploy"] = ["unpack", "none.packed", "none"]
-    monkeypatch.delenv("TRIFECTA_TRACEBACK", raising=False)
-    with pytest.raises(SystemExit, match="^error: "):
-        run(arguments[entry])
-    monkeypatch.setenv("TRIFECTA_TRACEBACK", "1")
-    with pytest.raises((ValueError, OSError, ArgumentError)):
-        run(arguments[entry])
-
-
 def test_a_sparse_run_does_not_go_on_dense(capsys: pytest.CaptureFixture[str], tmp_path: Path, config: str) -> None:
     command = ["fit", "--config", config, *QUIET, "--runs", str(tmp_path / "runs")]
     train.main([*command, "--masks=RigL"])
@@ -508,26 +414,3 @@ def test_the_config_of_a_run_makes_the_same_run_anew(finished: Path) -> None:
 def test_fast_dev_run_leaves_nothing(tmp_path: Path, config: str) -> None:
     train.main(["fit", "--config", config, *QUIET, f"--runs={tmp_path / 'runs'}", "--trainer.fast_dev_run=true"])
     assert not (tmp_path / "runs").exists()
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--version=-3"], "version is -3; expected 0 or more"),
-        (["--experiment=../elsewhere"], "experiment is '../elsewhere'; expected a name"),
-        (["--experiment="], "experiment is ''; expected a name"),
-        (["--export.at_steps={2: checkpoints}"], "'checkpoints' is no name for an export"),
-        (["--export.at_steps={2: ../up}"], "'../up' is no name for an export"),
-    ],
-)
-def test_nothing_is_written_outside_the_run(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, config: str, options: list[str], message: str
-) -> None:
-    line = complaint(capsys, "fit", "--config", config, *QUIET, f"--runs={tmp_path / 'runs'}", *options)
-    assert message in line
-    assert not (tmp_path / "runs").exists()
-
-
-def test_what_is_not_there_is_not_scored(capsys: pytest.CaptureFixture[str], tmp_path: Path, config: str) -> None:
-    line = complaint(capsys, "validate", "--config", config, *QUIET, f"--runs={tmp_path}", "--ckpt_path=last")
-    assert "has no checkpoint yet" in line

@@ -43,16 +43,6 @@ class LatencyComparison:
     choosing_s: float
 
 
-def load_model(export: Path) -> "PreTrainedModel":
-    """The exported model in fp32, as the class it was saved from, in evaluation mode."""
-    import transformers
-
-    transformers.utils.logging.disable_progress_bar()
-    config = transformers.AutoConfig.from_pretrained(export)
-    model_class = getattr(transformers, (config.architectures or ["AutoModel"])[0], transformers.AutoModel)
-    return model_class.from_pretrained(export, dtype=torch.float32).eval()
-
-
 @torch.inference_mode()
 def compare_latency(dense: "PreTrainedModel", batch: int, length: int, rounds: int) -> LatencyComparison:
     """Time ``dense`` and a copy of it with the linear layers sparse that are faster so, with the threads torch has now.

@@ -150,7 +150,7 @@ def onnx_session(file: Path, threads: int) -> Run:
 
 
 def openvino_session(file: Path, threads: int, precision: Literal["f32", "bf16"] = "f32") -> Run:
-    """A function from the tokenizer's tensors to the output, in OpenVINO on the CPU; by itself it would take bf16 where it can."""
+    """A function from the tokenizer's tensors to the output, in OpenVINO on the CPU, which by itself would take bf16."""
     openvino = extra("openvino", "openvino")
     settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
     compiled = openvino.compile_model(file, "CPU", settings)

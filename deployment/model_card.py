@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from safetensors import safe_open
 
 from deployment.compressed import WEIGHTS_FILE
-from objectives.glue import GLUE
 from run_record import CARD_FILE, RunRecord, model_name
 from sparsity import REPORT_FILE
 
@@ -123,6 +122,8 @@ def eval_results(
 ) -> "list[EvalResult]":
     """The same for the ``model-index``: means, with number and spread among their arguments."""
     from huggingface_hub import EvalResult
+
+    from objectives.glue import GLUE  # seconds, as it brings torchmetrics
 
     return [
         EvalResult(

@@ -1,5 +1,7 @@
 """A packed model in a program: one call, pipelines on sparse layers, and saved again as an ordinary model."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -70,6 +72,20 @@ def test_a_sparse_model_is_saved_as_the_dense_one_it_was(export: Path, tmp_path:
     if again.get_output_embeddings() is not None:
         assert again.get_output_embeddings().weight is again.get_input_embeddings().weight
     pack(tmp_path / "saved", tmp_path / "packed")
-    assert torch.equal(
-        load(tmp_path / "packed").model.state_dict()[name := next(iter(dense.state_dict()))], dense.state_dict()[name]
-    )
+    packed = load(tmp_path / "packed").model.state_dict()
+    assert all(torch.equal(tensor, dense.state_dict()[name]) for name, tensor in packed.items())
+
+
+def test_the_example_classifies_two_sentences(encoder_dir: Path, tmp_path: Path) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(encoder_dir)
+    model.save_pretrained(tmp_path / "export")
+    AutoTokenizer.from_pretrained(encoder_dir).save_pretrained(tmp_path / "export")
+    pack(tmp_path / "export", tmp_path / "packed")
+    script = Path(__file__).parents[2] / "examples" / "classify.py"
+    command = [sys.executable, script, "packed", "dense models.", "sparse models."]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    first, second = run.stdout.splitlines()
+    label, score, sentence = first.split(maxsplit=2)
+    assert (label[:6], sentence) == ("LABEL_", "dense models.")
+    assert 0.5 <= float(score) <= 1
+    assert second.endswith("sparse models.")

@@ -15,6 +15,7 @@ Status = Literal["running", "finished", "failed", "stopped"]
 SUMMARY = "summary.json"
 LOCK = ".lock"  # in a run's directory, held while the run is under way
 HEARTBEAT = "heartbeat.json"
+CARD_FILE = "README.md"
 LARGEST = 2**63  # no count is
 EXPECTED = {str: "a text", int: "a number", float: "a number", bool: "true or false"}
 
@@ -53,6 +54,7 @@ class RunRecord:
         metrics: of the task, as fractions of 1; NaN where one is not defined.
         degenerate: whether the model has learnt nothing of its task.
         pretrained: directory or hub id of the model that the run started from.
+        pretrained_name: what that model was called then (:func:`model_name`).
         flops_per_step: floating-point operations of an optimizer step over all ranks, a teacher's forward pass included.
         sparse_flops_per_step: of these, the ones that zeros would save if all weights with a mask were zero.
         peak_memory_mb: most memory held.
@@ -90,6 +92,7 @@ class RunRecord:
     metrics: dict[str, float] = field(default_factory=dict)
     degenerate: bool | None = None
     pretrained: str | None = None
+    pretrained_name: str | None = None
     flops_per_step: int | None = None
     sparse_flops_per_step: int | None = None
     peak_memory_mb: float | None = None
@@ -259,11 +262,24 @@ def experiment_name(run: Path) -> str:
     return run.parent.name if re.fullmatch(r"version_\d+", run.name) else run.name
 
 
+def carried_name(directory: Path) -> str | None:
+    """The name in the card of an exported model; None where there is no card or it has none."""
+    if not (directory / CARD_FILE).is_file():
+        return None
+    from huggingface_hub import ModelCard  # a while, for this alone
+
+    try:
+        name = ModelCard.load(directory / CARD_FILE, ignore_metadata_errors=True).data.model_name
+    except Exception:  # of one class or another for every way in which somebody's YAML can be broken
+        return None
+    return name if isinstance(name, str) and name else None
+
+
 def model_name(pretrained: str) -> str:
-    """What tables call a model.
+    """What tables call a model: the name that it carries in its card, or else one that its place tells.
 
     ``runs/bert_1mi/version_0/export`` is ``bert_1mi``, ``runs/bert_1mi/version_0/bert_100k`` is ``bert_100k``, and
     ``kept/export`` is ``kept``; of a hub id, and of any other directory, it is the last part.
     """
     path = Path(pretrained)
-    return experiment_name(path.parent if path.name == "export" else path) or path.name
+    return carried_name(path) or experiment_name(path.parent if path.name == "export" else path) or path.name

@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import cast
 
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.utilities import rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from transformers import PreTrainedModel
 
+from callbacks.run_summary import RunSummary
 from callbacks.sparse_training import sparse_training, total_steps
+from datamodules import TextDataModule
+from deployment import check_repository, files_to_push, push, write_card
 from internals import is_accumulating
+from run_record import experiment_name
 from sparsity import SparseStepping, apply_umask, save_masks
 
 
@@ -54,13 +58,31 @@ class ExportPretrained(Callback):
     Args:
         directory: where ``export`` goes; null for the run's own directory.
         at_steps: optimizer step → name, so that one long run yields several models: ``{100000: bert_100k}``.
+        name: what the model in ``export`` is called, in its card and in tables; null for the experiment's name.
+        license: of the model, as an identifier of the hub, for its card.
+        push_to_hub: repository, OWNER/NAME, that ``export`` is sent to when the fit has ended; null sends nothing.
+        private: whether the repository must be private.
+        dry_run: only say what would be sent.
     """
 
-    def __init__(self, directory: str | None = None, at_steps: dict[int, str] | None = None) -> None:
-        for name in (at_steps or {}).values():
-            if Path(name).name != name or name.startswith(".") or name in OCCUPIED:
-                raise ValueError(f"export.at_steps: {name!r} is no name for an export; expected a new directory of the run")
+    def __init__(
+        self,
+        directory: str | None = None,
+        at_steps: dict[int, str] | None = None,
+        name: str | None = None,
+        license: str | None = None,
+        push_to_hub: str | None = None,
+        private: bool = True,
+        dry_run: bool = False,
+    ) -> None:
+        if push_to_hub is not None:
+            check_repository(push_to_hub)
+        for place in (at_steps or {}).values():
+            if Path(place).name != place or place.startswith(".") or place in OCCUPIED:
+                raise ValueError(f"export.at_steps: {place!r} is no name for an export; expected a new directory of the run")
         self.directory, self.at_steps = directory, at_steps or {}
+        self.name, self.license = name, license
+        self.push_to_hub, self.private, self.dry_run = push_to_hub, private, dry_run
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
@@ -90,6 +112,20 @@ class ExportPretrained(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.export(trainer, pl_module, "export")
+        if self.push_to_hub is not None and writes(trainer):
+            self.push(self.root / "export", self.push_to_hub)
+
+    def push(self, directory: Path, repository: str) -> None:
+        """Send the export, or say what would be sent. The model is safe on the disk: what goes wrong is a warning."""
+        kind = "private" if self.private else "public"
+        if self.dry_run:
+            sizes = ", ".join(f"{name} ({size:,} bytes)" for name, size in files_to_push(directory).items())
+            rank_zero_info(f"would be sent to the {kind} repository {repository}: {sizes}")
+            return
+        try:
+            rank_zero_info(f"sent: {push(directory, repository, self.private)}")
+        except (OSError, ValueError) as error:
+            rank_zero_warn(f"{error}; later: python deploy.py push {directory} {repository}")
 
     def export(self, trainer: Trainer, pl_module: LightningModule, name: str) -> None:
         """Write the model as it is now to ``root / name``."""
@@ -102,11 +138,26 @@ class ExportPretrained(Callback):
             if sparse is not None:
                 parameters = dict(model.named_parameters())
                 save_masks(directory, sparse.masks, parameters, made_by(sparse, trainer.global_step))
+            summaries = [each for each in trainer.callbacks if isinstance(each, RunSummary)]  # type: ignore[attr-defined]
+            records = [summary.record(trainer, pl_module, "finished") for summary in summaries]
+            write_card(directory, self.called(trainer, name), records, datasets_of(trainer), self.license)
+
+    def called(self, trainer: Trainer, name: str) -> str:
+        """What the model in the directory ``name`` is called."""
+        if name != "export":
+            return name
+        return self.name or experiment_name(Path(trainer.default_root_dir).absolute())
 
 
 def writes(trainer: Trainer) -> bool:
     """Whether this process is the one that writes files, in a run that leaves some."""
     return trainer.is_global_zero and not trainer.fast_dev_run  # type: ignore[attr-defined]
+
+
+def datasets_of(trainer: Trainer) -> list[str]:
+    """Paths or hub ids of the text that a run's datamodule reads; of GLUE its task says enough."""
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    return [source.path for source in data.sources] if isinstance(data, TextDataModule) else []
 
 
 def made_by(sparse: SparseStepping, step: int) -> dict[str, object]:

@@ -26,7 +26,7 @@ from callbacks.sparse_training import sparse_training
 from cpu import matmul_library
 from internals import begin_and_end_always
 from objectives.parameter_groups import encoder_weights
-from run_record import RunRecord, Status, experiment_name
+from run_record import RunRecord, Status, experiment_name, model_name
 from sparsity import SparseStepping, methods
 
 EVALUATION = {
@@ -186,6 +186,7 @@ class RunSummary(Callback):
         masks = {} if sparse is None else sparse.masks
         zeros = sum(mask.numel() - int(mask.sum()) for mask in masks.values())
         task = getattr(trainer.datamodule, "task", None)  # type: ignore[attr-defined]
+        pretrained = pl_module.hparams.get("pretrained")
         results = self.results | (final_results(trainer) if status == "finished" else {})
         return RunRecord(
             experiment=experiment_name(Path(trainer.default_root_dir).absolute()),
@@ -202,7 +203,8 @@ class RunSummary(Callback):
             sparsity=sparsity_totals(model, sparse),
             average_density=round(self.summed_density / self.batches, 6) if self.batches else None,
             task=(task.trained_on or task.name) if task else None,
-            pretrained=pl_module.hparams.get("pretrained"),
+            pretrained=pretrained,
+            pretrained_name=model_name(pretrained) if pretrained else None,
             peak_memory_mb=round(peak_memory_mb(), 1),
             matmul=None if torch.cuda.is_available() else matmul_library(),
             versions={"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES},

@@ -1,5 +1,6 @@
 """Where batches come from."""
 
+from datamodules.docstrings import prose
 from datamodules.glue import GLUEDataModule, SequenceBatch
 from datamodules.glue_files import GlueFiles
 from datamodules.masking import Masking
@@ -20,6 +21,7 @@ __all__ = [
     "TextSource",
     "TokenStream",
     "load_tokenizer",
+    "prose",
     "run_seed",
     "train_tokenizer",
     "write_toy_glue",

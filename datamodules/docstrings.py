@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from importlib.util import find_spec
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -84,3 +85,9 @@ def docstring_documents(packages: Iterable[str] = PACKAGES, workers: int | None 
             seen.update(fresh)
             if fresh:
                 yield fresh
+
+
+def prose(count: int) -> list[str]:
+    """The first ``count`` paragraphs of the standard library's docstrings: real sentences that are on every machine."""
+    paragraphs = (line for file in _package_files("stdlib") for line in _paragraphs_of_file(file))
+    return list(islice(dict.fromkeys(islice(paragraphs, 2 * count)), count))

@@ -54,9 +54,11 @@ class SparseLinear(nn.Module):
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         bias = linear.weight.new_zeros(linear.out_features) if linear.bias is None else linear.bias.detach()
-        self.register_buffer("weight", compressed_rows(linear.weight))
-        self.register_buffer("bias", bias.unsqueeze(1))
+        self.register_buffer("weight", compressed_rows(linear.weight), persistent=False)
+        self.register_buffer("bias", bias.unsqueeze(1), persistent=False)
+        self.has_bias = linear.bias is not None
         self.widens = widens(linear.in_features, linear.out_features)
+        self.register_state_dict_post_hook(save_as_dense)
 
     def forward(self, input: Tensor) -> Tensor:
         """(…, in_features) → (…, out_features); where it widens as :data:`WIDENS` says, with tokens side by side in memory."""
@@ -70,6 +72,14 @@ class SparseLinear(nn.Module):
         nnz = self.weight.values().numel()
         density = nnz / (self.in_features * self.out_features)
         return f"in_features={self.in_features}, out_features={self.out_features}, nnz={nnz}, density={density:.4f}"
+
+
+def save_as_dense(module: nn.Module, state: dict[str, Tensor], prefix: str, metadata: object) -> None:
+    """Give a state dict what the dense layer had there: ``save_pretrained`` writes an ordinary model."""
+    assert isinstance(module, SparseLinear)
+    state[f"{prefix}weight"] = module.weight.to_dense()
+    if module.has_bias:
+        state[f"{prefix}bias"] = module.bias.squeeze(1)
 
 
 def interleaved_seconds(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
@@ -155,7 +165,8 @@ def sparsify_linears_(model: nn.Module, tokens: int = 128) -> dict[str, LayerCho
     """Replace the linear layers of ``model`` that run faster as sparse ones; everything else is left as it is.
 
     The outputs stay equal up to the rounding of sums in another order. The model is for inference from now on, with the
-    precision and on the device that it has: it can be neither saved, copied nor run under autocast.
+    precision and on the device that it has: it can be neither copied nor run under autocast. ``save_pretrained`` writes it as the
+    dense model that it was, without -0.0.
 
     Args:
         model: any module, float32 on the CPU, with exact zeros. Only layers that are ``nn.Linear`` itself are considered:

@@ -171,7 +171,7 @@ def name_of(record: RunRecord, swept: str) -> str:
         swept: model of the sweep that it is part of, whose trials of pretraining are points of a search and seeds; or empty.
     """
     if record.task:
-        return swept or model_name(record.pretrained or record.experiment)
+        return swept or record.pretrained_name or model_name(record.pretrained or record.experiment)
     if swept:
         return f"{swept} {record.experiment.removesuffix(f'seed={record.seed}').rstrip('_')}".rstrip()
     return Path(record.experiment).name

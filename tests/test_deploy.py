@@ -107,25 +107,18 @@ def test_a_sparse_model_computes_what_the_dense_one_does(exported: Path, monkeyp
             torch.testing.assert_close(sparse(tokens(3, 21), attention_mask=mask).logits, expected, rtol=0, atol=1e-4)
 
 
-def test_a_sparse_model_is_not_saved_without_its_weights(
-    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(inference, "measured_speedup", lambda pairs, tokens, transposed: 2.0)
-    sparse = load(exported)
-    sparsify_linears_(sparse)
-    with pytest.raises(NotImplementedError):
-        sparse.save_pretrained(tmp_path / "saved")
-
-
 @pytest.mark.parametrize("exported", ["bert"], indirect=True)
 def test_the_latency_command_compares_both(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
     deploy.main(["latency", str(exported), "--batch", "2", "--length", "16", "--repetitions", "2", "--threads", "1"])
     printed = capsys.readouterr().out
-    assert "of 14 linear layers are sparse; 1 threads" in printed
-    assert "2 × 16 tokens" in printed
-    assert f"ms ({cpu.matmul_library()}), sparse " in printed
-    assert "times as fast" in printed
-    assert float(printed.split("outputs: ")[1]) < 1e-4
+    assert f"of 14 linear layers are sparse in torch; dense products by {cpu.matmul_library()}" in printed
+    assert "2 × 16 tokens, median of 2, interleaved" in printed
+    rows = {line[:20].strip(): line[20:].split() for line in printed.splitlines()[3:-1]}
+    assert {"torch dense", "torch sparse", "torch bf16"} <= rows.keys()
+    assert all(len(cells) == 4 and float(cells[1]) > 0 and cells[0] == "1" for cells in rows.values())
+    assert float(rows["torch sparse"][3]) < 1e-5
+    assert rows["torch dense"][2:] == ["1.00", "0.0e+00"]
+    assert printed.splitlines()[-1].startswith("fastest on this machine")
 
 
 @pytest.mark.parametrize("exported", ["bert"], indirect=True)
@@ -162,4 +155,4 @@ def test_the_latency_command_has_the_products_that_are_asked_for(
     monkeypatch.setenv(cpu.SWITCH, switch)
     with kernels_given_back():
         deploy.main(["latency", str(exported), "--length", "16", "--repetitions", "1", "--threads", "1"])
-    assert f"ms ({library}), sparse" in capsys.readouterr().out
+    assert f"dense products by {library}" in capsys.readouterr().out

@@ -37,6 +37,7 @@ FULL = RunRecord(
     metrics={"matthews": 0.0},
     degenerate=False,
     pretrained="runs/dense/version_0/export",
+    pretrained_name="base",
     flops_per_step=10**15,
     sparse_flops_per_step=10**14,
     peak_memory_mb=100.5,

@@ -1,5 +1,6 @@
 """A comparison of a dense and a sparse model counts, times and compares what it says."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from transformers import BertConfig, BertForMaskedLM
 import cpu
 from deployment import compare_latency, inference, latency, load_model
 from deployment.inference import LayerChoice, SparseLinear
+from deployment.latency import Timing
 
 
 def tiny_bert() -> BertForMaskedLM:
@@ -24,25 +26,42 @@ def tiny_bert() -> BertForMaskedLM:
 
 
 def test_a_comparison_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Round by round the sparse model takes 1/2, 1/4 and 1/8 of the dense time; medians and best times from those."""
-    seconds = {"dense": [0.002, 0.008, 0.004], "sparse": [0.001, 0.002, 0.0005]}
+    """Round by round the sparse model takes 1/2, 1/4 and 1/8 of the dense time; one thread is slower for both."""
     asked = []
 
-    def timed(calls: dict[str, object], rounds: int) -> dict[str, list[float]]:
+    def timed(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
         asked.append((list(calls), rounds))
-        return seconds
+        for call in calls.values():
+            call()
+        seconds = {"torch dense 2": [0.002, 0.008, 0.004], "torch sparse 2": [0.001, 0.002, 0.0005]}
+        return {name: seconds.get(name, [1.0, 1.0, 1.0]) for name in calls}
 
     monkeypatch.setattr(latency, "interleaved_seconds", timed)
+    monkeypatch.setattr(latency, "installed", lambda runtime: False)
     monkeypatch.setattr(inference, "measured_speedup", lambda pairs, tokens, transposed: 2.0)
     model = tiny_bert()
-    found = compare_latency(model, batch=2, length=16, rounds=3)
-    assert asked == [(["dense", "sparse"], 3)]
+    threads = torch.get_num_threads()
+    found = compare_latency(model, batch=2, length=16, rounds=3, threads=[2, 1])
+    assert torch.get_num_threads() == threads
+    names = ["torch dense", "torch sparse", "torch bf16"]
+    assert asked == [([f"{name} {number}" for number in (1, 2) for name in names], 3)]
     assert (found.linear_layers, found.sparse_layers) == (14, 14)
-    assert (found.dense_ms, found.sparse_ms) == pytest.approx((4.0, 1.0))
-    assert (found.speedup, found.best_speedup) == pytest.approx((4.0, 4.0))
-    assert 0 < found.difference < 1e-4
+    dense, sparse, bf16 = found.timings
+    assert [each.name for each in found.timings] == names
+    assert (dense.threads, sparse.threads) == (2, 2)
+    assert (dense.milliseconds, sparse.milliseconds) == pytest.approx((4.0, 1.0))
+    assert (dense.speedup, sparse.speedup) == pytest.approx((1.0, 4.0))
+    assert 0 < sparse.difference < 1e-5 < bf16.difference
+    assert found.fastest() is sparse
     assert found.library == cpu.matmul_library()
     assert not any(isinstance(module, SparseLinear) for module in model.modules())
+
+
+def test_what_is_off_by_more_than_the_tolerance_is_not_the_fastest() -> None:
+    exact, rough = Timing("exact", 1, 2.0, 1.0, 0.0), Timing("rough", 1, 1.0, 2.0, 0.01)
+    found = latency.LatencyComparison(1, 0, "MKL", [exact, rough])
+    assert found.fastest() is rough
+    assert found.fastest(tolerance=0.001) is exact
 
 
 def test_layers_are_timed_for_the_tokens_of_the_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,9 +72,20 @@ def test_layers_are_timed_for_the_tokens_of_the_comparison(monkeypatch: pytest.M
         return {"dense": LayerChoice(0.2, 1.0, False)}
 
     monkeypatch.setattr(latency, "sparsify_linears_", kept)
-    found = compare_latency(tiny_bert(), batch=3, length=8, rounds=1)
+    monkeypatch.setattr(latency, "installed", lambda runtime: False)
+    found = compare_latency(tiny_bert(), batch=3, length=8, rounds=1, threads=[1])
     assert asked == [24]
-    assert (found.linear_layers, found.sparse_layers, found.difference) == (1, 0, 0.0)
+    assert (found.linear_layers, found.sparse_layers, found.timings[1].difference) == (1, 0, 0.0)
+
+
+def test_every_runtime_is_timed_and_computes_the_same() -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("openvino")
+    found = compare_latency(tiny_bert(), batch=2, length=16, rounds=1, threads=[1], int8=True)
+    off = {each.name: each.difference for each in found.timings}
+    assert list(off)[3:] == ["ONNX Runtime", "ONNX Runtime int8", "OpenVINO", "OpenVINO bf16", "OpenVINO int8"]
+    assert max(off[name] for name in ("torch sparse", "ONNX Runtime", "OpenVINO")) < 1e-5
+    assert all(0 < off[name] < 0.2 for name in off if name.endswith(("bf16", "int8")))
 
 
 def test_a_model_is_loaded_in_fp32_as_what_it_was_saved_from(tmp_path: Path) -> None:

@@ -1,0 +1,128 @@
+"""ONNX and OpenVINO files compute what torch does, on real sentences, and keep every zero."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.configuration_auto import AutoConfig
+
+import deploy
+from benchmarks.finetuning import packaged_minilm
+from callbacks import ExportPretrained, RigL
+from datamodules import TextDataModule, prose, train_tokenizer
+from deployment import TOLERANCE, agreement, constants, exchange, export, kept_zeros, load, session
+from helpers import CONFIG, fit, tiny_bert
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("openvino")
+Model = tuple[PreTrainedModel, PreTrainedTokenizerBase]
+MODERN = {
+    **{"model_type": "modernbert", "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2},
+    **{"intermediate_size": 48, "local_attention": 8, "max_position_embeddings": 130},
+}
+
+
+def sparse(model: PreTrainedModel) -> PreTrainedModel:
+    """Four fifths of the matrices of ``model`` at zero."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim == 2:
+                weight.mul_(torch.rand(weight.shape, generator=generator) < 0.2)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def sentences() -> list[str]:
+    """A hundred of very different lengths."""
+    return prose(100)
+
+
+@pytest.fixture(scope="module", params=["bert", "modernbert", "minilm"])
+def model(request: pytest.FixtureRequest, sentences: list[str]) -> Model:
+    torch.manual_seed(0)
+    if request.param == "minilm":  # with the head that finetuning gives it
+        classifier = AutoModelForSequenceClassification.from_pretrained(packaged_minilm(), num_labels=3)
+        return sparse(classifier), AutoTokenizer.from_pretrained(packaged_minilm())
+    tokenizer = train_tokenizer(lambda: iter(sentences), vocabulary_size=400)
+    special = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
+    fields = MODERN | special if request.param == "modernbert" else CONFIG | {"max_position_embeddings": 130}
+    config = AutoConfig.for_model(**fields, vocab_size=len(tokenizer))
+    return sparse(AutoModelForMaskedLM.from_config(config)), tokenizer
+
+
+def test_files_agree_with_torch_on_real_sentences(model: Model, sentences: list[str], tmp_path: Path) -> None:
+    network, tokenizer = model
+    plain = export(network, tmp_path, "onnx")
+    converted = tmp_path / "model.xml"
+    exchange.write_openvino(plain, converted)
+    zeros = sum(int((weight == 0).sum()) for weight in network.parameters() if weight.ndim == 2)
+    assert zeros > 0.7 * sum(weight.numel() for weight in network.parameters() if weight.ndim == 2)
+    files: list[tuple[Path, exchange.Format]] = [(plain, "onnx"), (converted, "openvino")]
+    for file, format in files:
+        found = agreement(network, session(file, format, 1), tokenizer, sentences)
+        assert found.sentences == 100
+        assert found.difference < TOLERANCE
+        assert found.same == 1.0
+        assert kept_zeros(network, constants(file, format)) == zeros
+
+
+@pytest.mark.realdata
+def test_a_student_agrees_on_an_encyclopedia(realdata: Path, trained: Path, tmp_path: Path) -> None:
+    lines = (realdata / "text/wikipedia/wiki_00.txt").read_text(encoding="utf-8").splitlines()
+    student, tokenizer = load(trained)
+    assert tokenizer is not None
+    file = export(student, tmp_path, "onnx")
+    found = agreement(student, session(file, "onnx", 1), tokenizer, [line for line in lines if line.strip()][:100])
+    assert (found.sentences, found.same) == (100, 1.0)
+    assert found.difference < TOLERANCE
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, text_data: Callable[..., TextDataModule]) -> Path:
+    """The export of a ModernBERT that was trained for some steps with RigL masks at 80 %."""
+    module = tiny_bert(config=MODERN)
+    root = tmp_path_factory.mktemp("trained")
+    fit(root, text_data(), [RigL(every=4), ExportPretrained()], 12, module=module)
+    return root / "export"
+
+
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_the_command_writes_and_checks_a_file(
+    trained: Path, tmp_path: Path, format: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["export", str(trained), "--format", format, "--out", str(tmp_path), "--sentences", "20"]
+    deploy.main(arguments)
+    printed = capsys.readouterr().out.splitlines()
+    zeros = sum(int((weight == 0).sum()) for weight in load(trained).model.parameters() if weight.ndim == 2)
+    assert printed[1] == f"zeros: {zeros:,} in matrices of the model, all of them in the file"
+    assert printed[2].startswith("20 sentences: largest difference from torch ")
+    assert float(printed[2].split()[6].rstrip(",")) < TOLERANCE
+    deploy.main([*arguments, "--int8"])  # again, in the same place
+    matrices = [array for array in constants(tmp_path / exchange.FILES[format], format) if array.dtype == np.int8]
+    assert len(matrices) >= 16  # four of each layer
+    assert sum(int((array == 0).sum()) for array in matrices) >= 0.75 * sum(array.size for array in matrices)
+
+
+def test_zeros_that_were_lost_are_noticed() -> None:
+    layer = torch.nn.Linear(4, 3)
+    with torch.no_grad():
+        layer.weight[0] = 0
+    matrix = layer.weight.detach().numpy()
+    assert kept_zeros(layer, [matrix.T]) == 4
+    with pytest.raises(ValueError, match="weight: its 4 zeros are not in the file"):
+        kept_zeros(layer, [np.where(matrix == 0, 1e-9, matrix)])
+
+
+def test_what_is_not_installed_is_said_in_one_line() -> None:
+    with pytest.raises(ValueError, match=r"no_such_runtime is not installed: pip install 'trifecta\[onnx\]'"):
+        exchange.extra("no_such_runtime", "onnx")

@@ -38,6 +38,7 @@ from callbacks import (
 )
 from cpu import multiply_with_onednn
 from internals import CommandLineFirst
+from shipped import find_modules_beside, with_shipped_configs
 from sparsity import SparseMethod
 
 set_parsing_settings(subclasses_enabled=[SparseMethod])  # a dataclass that stands for any of its subclasses
@@ -206,6 +207,10 @@ def build(arguments: list[str] | None = None, kind: type[TrifectaCLI] = Trifecta
         ArgumentError: the command line or a file does not parse.
         ValueError: a setting is wrong; MisconfigurationException where Lightning finds out, and OSError for files.
     """
+    given = with_shipped_configs(sys.argv[1:] if arguments is None else arguments)
+    find_modules_beside(given)
+    if arguments is None:
+        sys.argv[1:] = given  # with which Lightning starts the processes of other GPUs, too
     return kind(
         LightningModule,
         LightningDataModule,
@@ -225,7 +230,7 @@ def build(arguments: list[str] | None = None, kind: type[TrifectaCLI] = Trifecta
         },
         auto_configure_optimizers=False,
         parser_kwargs={"exit_on_error": False} | {name: {"exit_on_error": False} for name in LightningCLI.subcommands()},
-        args=arguments,
+        args=None if arguments is None else given,
         run=run,
     )
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
-from arguments import OneLineParser, one_line_errors
+from arguments import OneLineParser, command_line, one_line_errors
 from cpu import multiply_with_onednn
 from deployment import WEIGHTS_FILE, compare_latency, load_model, pack, unpack
 
@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
     command.add_argument("--threads", type=int, help="default: as torch finds them")
     command.add_argument("--repetitions", type=int, default=20, help="rounds that are timed (default 20)")
     command.set_defaults(run=latency_command)
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(command_line(arguments))
     options.run(options)
 
 

@@ -16,7 +16,7 @@ from jsonargparse import Namespace, set_parsing_settings
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from pytorch_lightning.loggers import Logger
 
 import datamodules  # noqa: F401  (short class names resolve in YAML)
 import lightning_modules  # noqa: F401
@@ -29,11 +29,13 @@ from callbacks import (
     RandomState,
     RunOverview,
     RunSummary,
+    RunTensorBoard,
     SparseTraining,
     SparsityMonitor,
     StepMonitor,
     StepProgressBar,
     StepwiseSchedule,
+    flat_settings,
     quiet_lightning,
 )
 from cpu import multiply_with_onednn
@@ -73,7 +75,7 @@ class SaveRunConfig(SaveConfigCallback):
             again.version = again.ckpt_path = None  # so that a run from this file is a new one
             self.parser.save(again, run / "config.yaml", skip_none=False, overwrite=True, multifile=False)
             for logger in trainer.loggers:
-                logger.log_hyperparams(pl_module.hparams_initial)
+                logger.log_hyperparams(hyper_parameters(self.config))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if trainer.state.fn != "fit" or self.began or not trainer.is_global_zero:
@@ -84,6 +86,17 @@ class SaveRunConfig(SaveConfigCallback):
         for directory in (*sorted(filter(Path.is_dir, run.rglob("*")), reverse=True), run, run.parent):
             with contextlib.suppress(OSError):  # not empty, or not there
                 directory.rmdir()
+
+
+SETTINGS = ("experiment", "seed_everything", "model", "data", "masks", "schedule", "distillation")
+TRAINER_SETTINGS = ("max_steps", "max_epochs", "precision", "accumulate_grad_batches", "gradient_clip_val")
+
+
+def hyper_parameters(config: Namespace) -> dict[str, bool | int | float | str]:
+    """What tells one run from another, for loggers."""
+    given = config.as_dict()
+    chosen = {name: given[name] for name in SETTINGS if given.get(name) is not None}
+    return flat_settings(chosen | {"trainer": {name: given["trainer"].get(name) for name in TRAINER_SETTINGS}})
 
 
 def latest_checkpoint(experiment: Path) -> Path | None:
@@ -191,7 +204,7 @@ def loggers_in(run: Path, given: Sequence[Logger], settings: Sequence[Namespace]
         settings: their arguments.
     """
     if not given:
-        return [TensorBoardLogger(run.parent.parent, name=run.parent.name, version=run.name, default_hp_metric=False)]
+        return [RunTensorBoard(run.parent.parent, name=run.parent.name, version=run.name, default_hp_metric=False)]
     loggers = []
     for logger, setting in zip(given, settings, strict=True):
         arguments = setting.init_args.as_dict() | setting.get("dict_kwargs", Namespace()).as_dict()

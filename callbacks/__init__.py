@@ -24,6 +24,7 @@ from callbacks.sparse_training import (
 )
 from callbacks.start import RunOverview, quiet_lightning
 from callbacks.submission import GlueSubmission
+from callbacks.tensorboard import RunTensorBoard, flat_settings
 
 __all__ = [
     "GMP",
@@ -45,11 +46,13 @@ __all__ = [
     "RigL",
     "RunOverview",
     "RunSummary",
+    "RunTensorBoard",
     "SparseTraining",
     "SparsityMonitor",
     "StaticSparsity",
     "StepMonitor",
     "StepProgressBar",
     "StepwiseSchedule",
+    "flat_settings",
     "quiet_lightning",
 ]

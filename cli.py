@@ -220,6 +220,7 @@ def build(arguments: list[str] | None = None, kind: type[TrifectaCLI] = Trifecta
         ArgumentError: the command line or a file does not parse.
         ValueError: a setting is wrong; MisconfigurationException where Lightning finds out, and OSError for files.
     """
+    warnings.filterwarnings("ignore", "LightningCLI's args parameter is intended")  # of a report, or of a notebook
     given = with_shipped_configs(sys.argv[1:] if arguments is None else arguments)
     find_modules_beside(given)
     if arguments is None:
@@ -267,7 +268,6 @@ def planned_fit(arguments: list[str]) -> Namespace:
         ArgumentError: the command line or a file does not parse.
         ValueError: a setting is wrong, or two methods of sparse training are asked for.
     """
-    warnings.filterwarnings("ignore", "LightningCLI's args parameter is intended")  # the command line is that of a report
     made = build(arguments, _PlannedFit, run=False).config_init
     listed = [callback.method for callback in as_list(made.trainer.callbacks) if isinstance(callback, SparseTraining)]
     given = [*([] if made.masks is None else [made.masks]), *listed]

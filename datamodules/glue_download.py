@@ -1,7 +1,7 @@
 """GLUE from the hub onto this disk, for machines without internet: ``python -m datamodules.glue_download GLUE_DIRECTORY``.
 
-Each task becomes ``GLUE_DIRECTORY/TASK/SPLIT.parquet`` in the hub's layout, which ``--data.path GLUE_DIRECTORY`` reads. What is there
-already is kept, so that a download that was broken off goes on.
+Each task becomes ``GLUE_DIRECTORY/TASK/SPLIT.parquet`` in the hub's layout, which ``--data.path GLUE_DIRECTORY`` reads. What is
+there already is kept, so that a download that was broken off goes on.
 """
 
 from pathlib import Path

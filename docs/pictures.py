@@ -1,5 +1,6 @@
 """The pictures of the concepts page: ``python docs/pictures.py`` draws them anew with the code they explain."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,8 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from sparsity import RigL, Static, erdos_renyi, parse_structure, schedules, uniform
 

@@ -23,7 +23,7 @@ def hub(tmp_path: Path) -> Path:
 
 def test_what_is_put_in_place_is_read_as_from_the_hub(hub: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main([str(tmp_path / "glue"), "--tasks", "CoLA", "--source", str(hub)])
-    assert "CoLA   3 train, 2 validation, 1 test" in capsys.readouterr().out
+    assert "CoLA   1 test, 3 train, 2 validation" in capsys.readouterr().out
     task = glue_task("CoLA")
     for name, labelled in (("train", True), ("dev", True), ("test", False)):
         here, there = (GlueFiles(task, str(path)).read(name, labelled) for path in (tmp_path / "glue", hub))

@@ -30,6 +30,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 FENCE = re.compile(r"^```(\w+)(?: title=\"([^\"]*)\")?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 MAKE = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 EXTRAS = (ROOT / "setup.cfg").read_text(encoding="utf-8")
+MISUNDERSTOOD = r"unrecognized arguments|invalid choice|are required|expected (one|at least one) argument|invalid .* value"
 PACKAGES = ("sparsity", "callbacks", "datamodules", "deployment", "lightning_modules")
 
 
@@ -49,7 +50,7 @@ def blocks(*languages: str) -> list[Block]:
 def commands() -> Iterator[tuple[Block, list[str]]]:
     """Every line of shell as its words, without environment, comments and the beginning that only says who starts it."""
     for block in blocks("sh", "bash"):
-        for line in block.text.replace("\\\n", " ").splitlines():
+        for line in re.sub(r"^\w+=\$\(.*\n", "", block.text.replace("\\\n", " "), flags=re.MULTILINE).splitlines():
             words = shlex.split(line, comments=True)
             while words and re.fullmatch(r"export|[A-Z_]+=.*", words[0]):
                 words.pop(0)
@@ -91,8 +92,9 @@ def check_command(words: list[str], needs: str, monkeypatch: pytest.MonkeyPatch,
         if "budget" in rest and "--config" in rest:
             cli.planned_fit(rest[1:])
         else:  # which finds nothing there, after it has understood what was asked for
-            with pytest.raises((ValueError, OSError), match=r"no summary\.json|no such file|is no|no config|not |No such"):
+            with pytest.raises((ValueError, OSError)) as found:
                 program.main(rest)
+            assert not re.search(MISUNDERSTOOD, str(found.value)), found.value
     elif script:
         source = (ROOT / script).read_text(encoding="utf-8")
         assert not (

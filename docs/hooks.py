@@ -33,6 +33,11 @@ def default(field: dataclasses.Field[Any]) -> str:
     return "null" if value is None else "[]" if value == () else str(value)
 
 
+def cell(text: str) -> str:
+    """Text of a docstring in a cell of a Markdown table."""
+    return text.replace("``", "`").replace("|", r"\|")
+
+
 def options_table(name: str) -> str:
     """Markdown table of the options that a method declares, or gives a default of its own; those it inherits stand elsewhere.
 
@@ -44,7 +49,7 @@ def options_table(name: str) -> str:
     for base in reversed(kind.__mro__):
         texts |= described(base)
     own = [field for field in dataclasses.fields(kind) if field.name in vars(kind).get("__annotations__", {})]
-    rows = [f"| `{field.name}` | `{default(field)}` | {texts[field.name].replace('``', '`')} |" for field in own]
+    rows = [f"| `{field.name}` | `{default(field)}` | {cell(texts[field.name])} |" for field in own]
     return (
         "\n".join(["| option | default | what it is |", "|---|---|---|", *rows]) if rows else "It has no options of its own."
     )

@@ -1,4 +1,4 @@
-# `make quickstart`, `make results` and `make test` do everything on a fresh machine; both are quick the second time.
+# Each target does everything that it needs on a fresh machine, and is quick the second time.
 
 PYTHON ?= python3
 # The CPU build where the index has one under this version; set TORCH=torch for the platform's default (CUDA on Linux).
@@ -34,14 +34,26 @@ results: | $(VENV)/installed ## the protocol of the results page at toy size: tu
 	$(RUN) sweep.py --config configs/protocols/results.yaml --quick
 	@$(RUN) report.py page runs/results_toy
 
-test: $(VENV)/installed ## run every check: lint, format, types, tests
+docs: $(VENV)/installed ## build the documentation into .cache/site, strictly
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+
+pictures: $(VENV)/installed ## draw the pictures of the documentation anew
+	$(RUN) docs/pictures.py
+
+notebook: $(VENV)/installed ## write notebooks/quickstart.ipynb from the text beside it
+	$(VENV)/bin/jupytext --quiet --to ipynb notebooks/quickstart.py
+
+lint: $(VENV)/installed ## lint, format, spelling, types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/codespell
 	$(VENV)/bin/mypy
+
+test: lint docs ## run every check: lint, format, spelling, types, documentation, tests
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 tensorboard: $(VENV)/installed ## show all runs at http://localhost:6006
 	$(VENV)/bin/tensorboard --logdir runs
 
-.PHONY: help install quickstart results test tensorboard
+.PHONY: help install quickstart results docs pictures notebook lint test tensorboard
 .DEFAULT_GOAL := help

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
+VERSION = "0.2.0"
+"""Of the project; ``setup.cfg`` reads it here."""
 TRACEBACK = "TRIFECTA_TRACEBACK"
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -17,6 +19,15 @@ class OneLineParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(message)
+
+
+def command_line(arguments: list[str] | None) -> list[str]:
+    """The arguments of a program, by default those of the process; ``--version`` alone is answered, and the process ends."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments == ["--version"]:
+        print(f"trifecta {VERSION}")
+        sys.exit()
+    return arguments
 
 
 def one_line(error: Exception) -> str:

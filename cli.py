@@ -18,7 +18,7 @@ from jsonargparse import Namespace, set_parsing_settings
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins import CheckpointIO
 from pytorch_lightning.utilities import rank_zero_only
 
@@ -38,6 +38,7 @@ from callbacks import (
     RollCall,
     RunOverview,
     RunSummary,
+    RunTensorBoard,
     SparseTraining,
     SparsityMonitor,
     StallWatchdog,
@@ -46,12 +47,14 @@ from callbacks import (
     StepwiseSchedule,
     StopOnSignal,
     flat_settings,
+    plain_settings,
     quiet_lightning,
 )
 from cpu import multiply_with_onednn
 from internals import CommandLineFirst, wait_at_most
 from run_directory import EVENTS, HoldRun, begun, clear_attempt, directory_of, last_checkpoint, newest_version
 from run_record import is_held
+from shipped import find_modules_beside, with_shipped_configs
 from sparsity import SparseMethod
 from strangers import refuse_foreign_classes, refuse_links_out
 
@@ -85,7 +88,7 @@ class SaveRunConfig(SaveConfigCallback):
             again.version = again.ckpt_path = None  # so that a run from this file is a new one
             self.parser.save(again, run / "config.yaml", skip_none=False, overwrite=True, multifile=False)
             for logger in trainer.loggers:
-                logger.log_hyperparams(pl_module.hparams_initial)
+                logger.log_hyperparams(hyper_parameters(self.config))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if trainer.state.fn != "fit" or self.began or not trainer.is_global_zero:
@@ -96,6 +99,17 @@ class SaveRunConfig(SaveConfigCallback):
         for directory in (*sorted(filter(Path.is_dir, run.rglob("*")), reverse=True), run, run.parent):
             with contextlib.suppress(OSError):  # not empty, or not there
                 directory.rmdir()
+
+
+SETTINGS = ("experiment", "seed_everything", "model", "data", "masks", "schedule", "distillation")
+TRAINER_SETTINGS = ("max_steps", "max_epochs", "precision", "accumulate_grad_batches", "gradient_clip_val")
+
+
+def hyper_parameters(config: Namespace) -> dict[str, bool | int | float | str]:
+    """What tells one run from another, for loggers."""
+    given = config.as_dict()
+    chosen = {name: given[name] for name in SETTINGS if given.get(name) is not None}
+    return plain_settings(chosen | {"trainer": {name: given["trainer"].get(name) for name in TRAINER_SETTINGS}})
 
 
 class TrifectaCLI(CommandLineFirst):
@@ -252,7 +266,7 @@ def loggers_in(run: Path, given: Sequence[Logger], settings: Sequence[Namespace]
         settings: their arguments.
     """
     if not given:
-        return [TensorBoardLogger(run.parent.parent, name=run.parent.name, version=run.name, default_hp_metric=False)]
+        return [RunTensorBoard(run.parent.parent, name=run.parent.name, version=run.name, default_hp_metric=False)]
     loggers = []
     for logger, setting in zip(given, settings, strict=True):
         arguments = setting.init_args.as_dict() | setting.get("dict_kwargs", Namespace()).as_dict()
@@ -269,7 +283,12 @@ def build(arguments: list[str] | None = None, kind: type[TrifectaCLI] = Trifecta
         ValueError: a setting is wrong, or the configuration of a run names foreign classes; MisconfigurationException where
             Lightning finds out, and OSError for files.
     """
-    refuse_foreign_classes(sys.argv[1:] if arguments is None else arguments)
+    warnings.filterwarnings("ignore", "LightningCLI's args parameter is intended")  # of a report, or of a notebook
+    given = with_shipped_configs(sys.argv[1:] if arguments is None else arguments)
+    refuse_foreign_classes(given)
+    find_modules_beside(given)
+    if arguments is None:
+        sys.argv[1:] = given  # with which Lightning starts the processes of other GPUs, too
     return kind(
         LightningModule,
         LightningDataModule,
@@ -290,7 +309,7 @@ def build(arguments: list[str] | None = None, kind: type[TrifectaCLI] = Trifecta
         },
         auto_configure_optimizers=False,
         parser_kwargs={"exit_on_error": False} | {name: {"exit_on_error": False} for name in LightningCLI.subcommands()},
-        args=arguments,
+        args=None if arguments is None else given,
         run=run,
     )
 
@@ -314,7 +333,6 @@ def planned_fit(arguments: list[str]) -> Namespace:
         ArgumentError: the command line or a file does not parse.
         ValueError: a setting is wrong, or two methods of sparse training are asked for.
     """
-    warnings.filterwarnings("ignore", "LightningCLI's args parameter is intended")  # the command line is that of a report
     made = build(arguments, _PlannedFit, run=False).config_init
     listed = [callback.method for callback in as_list(made.trainer.callbacks) if isinstance(callback, SparseTraining)]
     given = [*([] if made.masks is None else [made.masks]), *listed]

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
-from arguments import OneLineParser, one_line_errors
+from arguments import OneLineParser, command_line, one_line_errors
 from cpu import multiply_with_onednn
 from deployment import (
     FILES,
@@ -160,7 +160,7 @@ def main(arguments: list[str] | None = None) -> None:
     command.add_argument("--tolerance", type=float, default=0.02, help="share of the largest output (default 0.02)")
     command.add_argument("--repetitions", type=int, default=20, help="rounds that are timed (default 20)")
     command.set_defaults(run=latency_command)
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(command_line(arguments))
     options.run(options)
 
 

@@ -15,7 +15,7 @@ from argparse import ArgumentError
 from pathlib import Path
 from typing import get_args
 
-from arguments import OneLineParser, one_line_errors
+from arguments import OneLineParser, command_line, one_line_errors
 from reports.archive import archive
 from reports.curves import read_curves
 from reports.frontier import frontier_points, frontier_table
@@ -229,7 +229,7 @@ COMMANDS = {
 
 def main(arguments: list[str] | None = None) -> None:
     """Report on runs, or what the first argument names."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    arguments = command_line(arguments)
     command = COMMANDS.get(arguments[0]) if arguments else None
     if command is not None:
         command(arguments[1:])

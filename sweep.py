@@ -13,7 +13,8 @@ from pathlib import Path
 from filelock import Timeout
 from rich.console import Console
 
-from arguments import OneLineParser, one_line, one_line_errors
+from arguments import OneLineParser, command_line, one_line, one_line_errors
+from shipped import OF_SWEEPS, with_shipped_configs
 from sweeps.driver import run_sweep
 from sweeps.record import results_table
 
@@ -61,7 +62,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--stall", type=positive(float), default=30, help="minutes without a new byte of a fit after which it hangs"
     )
     parser.add_argument("extra", nargs="*", help="after --: further options of train.py")
-    return parser.parse_args(arguments)
+    return parser.parse_args(with_shipped_configs(command_line(arguments), OF_SWEEPS))
 
 
 def positive(kind: type[int] | type[float], zero: bool = False) -> Callable[[str], float]:

@@ -10,17 +10,17 @@ import datasets
 import torch
 from transformers.utils import logging as transformers_logging
 
-from arguments import one_line_errors
+from arguments import command_line, one_line_errors
 from callbacks import naming_lost_peers, quiet_lightning
 from cli import TrifectaCLI, build
-from command_help import class_help, describe, lightning_errors
+from command_help import describe, help_screen, lightning_errors
 from cpu import keep_freed_memory
 from run_exit import ended_with_code
 
 
 def main(arguments: list[str] | None = None) -> TrifectaCLI:
     """Run the subcommand of ``arguments`` (the command line by default) with what makes a process of training fast and quiet."""
-    if help_text := class_help(sys.argv[1:] if arguments is None else arguments):
+    if help_text := help_screen(command_line(arguments)):
         print(help_text)
         sys.exit()
     quiet_lightning()

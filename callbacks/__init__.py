@@ -31,6 +31,7 @@ from callbacks.stall_watchdog import StallWatchdog
 from callbacks.start import RunOverview, quiet_lightning
 from callbacks.stop import StopOnSignal
 from callbacks.submission import GlueSubmission
+from callbacks.tensorboard import RunTensorBoard, plain_settings
 
 __all__ = [
     "GMP",
@@ -58,6 +59,7 @@ __all__ = [
     "RollCall",
     "RunOverview",
     "RunSummary",
+    "RunTensorBoard",
     "SparseTraining",
     "SparsityMonitor",
     "StallWatchdog",
@@ -69,5 +71,6 @@ __all__ = [
     "flat_settings",
     "naming_lost_peers",
     "newest_whole",
+    "plain_settings",
     "quiet_lightning",
 ]

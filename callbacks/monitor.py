@@ -69,10 +69,12 @@ class SparsityMonitor(Callback):
         figures: draw ``sparsity/density_per_layer``, ``delta_on_params``, ``replaced_per_layer``, ``dead_neurons_per_layer``
             and ``mask`` in TensorBoard.
         mask: shell pattern of the tensor whose mask is drawn, of several the first; null takes a feed-forward matrix.
+        tensors: also scalars ``sparsity/density/TENSOR`` and ``sparsity/replaced/TENSOR``, two for each sparse tensor; the
+            figures show the same.
     """
 
-    def __init__(self, figures: bool = True, mask: str | None = None) -> None:
-        self.figures, self.mask = figures, mask
+    def __init__(self, figures: bool = True, mask: str | None = None, tensors: bool = False) -> None:
+        self.figures, self.mask, self.tensors = figures, mask, tensors
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Refuse to go on dense with a model that is sparse.
@@ -115,8 +117,9 @@ class SparsityMonitor(Callback):
         came = replaced(before, masks)
         scalars: dict[str, float] = {**sparsity_totals(model, sparse), **dead_counts(model, masks)}
         self._warn_of_collapse(model, masks, int(scalars["dead_neurons"]), trainer.global_step)
-        scalars |= {f"density/{name}": nnz / masks[name].numel() for name, nnz in sparse.masks.nnz().items()}
-        scalars |= {f"replaced/{name}": share for name, share in came.items()} if any(came.values()) else {}
+        if self.tensors:
+            scalars |= {f"density/{name}": nnz / masks[name].numel() for name, nnz in sparse.masks.nnz().items()}
+            scalars |= {f"replaced/{name}": share for name, share in came.items()} if any(came.values()) else {}
         for logger in trainer.loggers:
             logger.log_metrics({f"sparsity/{name}": value for name, value in scalars.items()}, trainer.global_step)
         if self.figures and tensorboards(trainer):

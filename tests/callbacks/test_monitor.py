@@ -45,7 +45,7 @@ def test_tags_and_values(tmp_path: Path, text_data: Data) -> None:
     fit(tmp_path, text_data(), [ExportPretrained()], max_steps=1)
     rigl, recorder, logger = RigL(sparsity=0.8, every=2, stop=1.0), Recorder(), TensorBoardLogger(tmp_path, name="run")
     distillation = KnowledgeDistillation(str(tmp_path / "export"))
-    callbacks = [rigl, OneCycleLR(), distillation, StepMonitor(), SparsityMonitor(), recorder]
+    callbacks = [rigl, OneCycleLR(), distillation, StepMonitor(), SparsityMonitor(tensors=True), recorder]
     options = {"accumulate_grad_batches": 2, "val_check_interval": 8, "limit_val_batches": 1, "logger": logger}
     trainer = fit(tmp_path, text_data(), callbacks, max_steps=8, **options)
     log = events(logger)
@@ -107,7 +107,7 @@ def images(log: EventAccumulator, tag: str) -> list[int]:
 
 def test_replaced_weights_are_those_that_came_since_the_last_look(tmp_path: Path, text_data: Data) -> None:
     masks = Masks()
-    log = watched(tmp_path, text_data(), RigL(every=2, stop=0.6), masks)  # updates at steps 2 and 4
+    log = watched(tmp_path, text_data(), RigL(every=2, stop=0.6), masks, tensors=True)  # updates at steps 2 and 4
     for name, mask in masks.seen[1].items():
         share = int((mask & ~masks.seen[0][name]).sum()) / int(mask.sum())
         assert share > 0.1
@@ -116,7 +116,7 @@ def test_replaced_weights_are_those_that_came_since_the_last_look(tmp_path: Path
 
 
 def test_what_does_not_move_has_no_figure(tmp_path: Path, text_data: Data) -> None:
-    log = watched(tmp_path, text_data(), StaticSparsity(sparsity=0.2))
+    log = watched(tmp_path, text_data(), StaticSparsity(sparsity=0.2), tensors=True)
     assert set(log.Tags()["images"]) == {"sparsity/density_per_layer", "sparsity/mask"}
     assert not [tag for tag in log.Tags()["scalars"] if tag.startswith("sparsity/replaced")]
 

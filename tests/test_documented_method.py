@@ -1,4 +1,4 @@
-"""What the README says can be done is done: the method it adds, by its own words and commands."""
+"""The method that the documentation adds, and its loop, by their own words and commands."""
 
 import re
 import shlex
@@ -23,16 +23,16 @@ ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*max_epochs")
 
 
-def blocks(heading: str) -> dict[str, str]:
-    """Code blocks of a section of the README by their language."""
-    section = (ROOT / "README.md").read_text(encoding="utf-8").split(f"\n## {heading}\n")[1].split("\n## ")[0]
-    return dict(re.findall(r"```(\w+)\n(.*?)```", section, flags=re.DOTALL))
+def blocks(page: str) -> dict[str, str]:
+    """The first code block of a page in each language."""
+    found = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "docs" / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+    return dict(reversed(found))
 
 
-def test_the_method_of_the_readme_works_as_it_says(
+def test_the_method_that_is_added_works_as_it_says(
     corpus: Path, tokenizer_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code = blocks("Add a method")
+    code = blocks("methods/add.md")
     assert code["python"].count("\n") < 40
     (tmp_path / "my_method.py").write_text(code["python"])
     (tmp_path / "my_method.yaml").write_text(code["yaml"])
@@ -65,7 +65,7 @@ def test_the_method_of_the_readme_works_as_it_says(
 
 
 class Loop(LightningModule):
-    """The loop of the README as a module."""
+    """The loop of the API page as a module."""
 
     def __init__(self, model: torch.nn.Module, inputs: Tensor) -> None:
         super().__init__()
@@ -81,10 +81,8 @@ class Loop(LightningModule):
         return DataLoader(self.inputs, batch_size=None, generator=torch.Generator())
 
 
-def test_the_loop_of_the_readme_gives_the_masks_of_a_trainer_bit_for_bit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    code = blocks("Add a method")["py"]
+def test_the_loop_gives_the_masks_of_a_trainer_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = blocks("api.md")["py"]
     assert len(code.split("torch.manual_seed(0)\n")[1].splitlines()) <= 12
     names: dict[str, Any] = {}
     exec(code, names)

@@ -51,10 +51,10 @@ def load(path: str | Path, sparse_tokens: int | None = None) -> Loaded:
         with tempfile.TemporaryDirectory() as directory:
             unpack(path, Path(directory, "model"))
             return load(Path(directory, "model"), sparse_tokens)
-    from transformers import AutoTokenizer
+    from pretrained import read_tokenizer
 
     model = load_model(path)
-    tokenizer = AutoTokenizer.from_pretrained(path) if any(path.glob("tokenizer*")) else None
+    tokenizer = read_tokenizer(path) if any(path.glob("tokenizer*")) else None
     if sparse_tokens is not None:
         sparsify_linears_(model, sparse_tokens)
     return Loaded(model, tokenizer)

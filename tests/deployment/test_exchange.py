@@ -110,7 +110,7 @@ def test_the_command_writes_and_checks_a_file(
     deploy.main([*arguments, "--int8"])  # again, in the same place
     matrices = [array for array in constants(tmp_path / exchange.FILES[format], format) if array.dtype == np.int8]
     assert len(matrices) >= 16  # four of each layer
-    assert sum(int((array == 0).sum()) for array in matrices) >= 0.75 * sum(array.size for array in matrices)
+    assert sum(int((array == 0).sum()) for array in matrices) >= zeros  # small weights have become zero, too
 
 
 def test_zeros_that_were_lost_are_noticed() -> None:

@@ -39,7 +39,7 @@ def room_of(file: Path) -> str:
 
 
 def test_every_product_file_is_on_a_floor() -> None:
-    others = {"tests", "benchmarks", "docs", ".venv"}
+    others = {"tests", "benchmarks", "docs", "notebooks", ".venv"}
     found = {room_of(file) for file in ROOT.rglob("*.py") if file.relative_to(ROOT).parts[0] not in others}
     assert {room for room in found if not room.startswith(".")} == FLOOR_OF.keys()
 

@@ -1,5 +1,6 @@
 """The configs that come with the project, by name, from wherever one is; and the user's own modules beside their YAML."""
 
+import itertools
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -45,7 +46,7 @@ def shipped_config(name: str, folders: Sequence[str]) -> Path | None:
 def with_shipped_configs(arguments: Sequence[str], places: Places = OF_FITS) -> list[str]:
     """A command line in which shipped configs are named by their paths: ``--config cpu_bench``, ``--trainer=one_gpu``."""
     found: list[str] = []
-    for before, argument in zip(["", *arguments], arguments, strict=False):
+    for before, argument in itertools.pairwise(["", *arguments]):
         option, equals, value = argument.partition("=")
         if equals and option in places:
             file = shipped_config(value, places[option])
@@ -58,7 +59,7 @@ def with_shipped_configs(arguments: Sequence[str], places: Places = OF_FITS) -> 
 
 def find_modules_beside(arguments: Sequence[str]) -> None:
     """Let ``class_path: my_module.MyClass`` find modules in this directory and beside each ``--config``, after all others."""
-    following = zip(arguments, [*arguments[1:], ""], strict=True)
+    following = itertools.pairwise([*arguments, ""])
     configs = [value if option in ("--config", "-c") else option.removeprefix("--config=") for option, value in following]
     folders = [
         Path.cwd(),

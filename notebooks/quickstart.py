@@ -19,7 +19,7 @@ from pathlib import Path
 if not Path("configs").is_dir() and Path("../configs").is_dir():
     os.chdir("..")  # so that runs/ is where the command line has it
 
-STEPS = 400  # of pretraining; the quickstart of the command line takes 1,000
+STEPS = 250  # of pretraining; the quickstart of the command line takes 1,000
 EXAMPLES = 512  # of finetuning
 TEXT = "docstrings"  # or a file or directory of your own
 RUNS = "runs/notebook"

@@ -46,6 +46,8 @@ def test_modules_beside_a_config_are_found_after_all_others(tmp_path: Path, monk
     monkeypatch.setattr(sys, "path", list(before))
     find_modules_beside(["fit", "--config", "a/one.yaml", f"--config={tmp_path}/a/two.yaml"])
     assert sys.path == [*before, str(tmp_path), str(tmp_path / "a")]
+    find_modules_beside([])
+    assert sys.path == [*before, str(tmp_path), str(tmp_path / "a")]
 
 
 @pytest.mark.parametrize("program", [train, sweep, report, deploy, trifecta], ids=lambda module: module.__name__)

@@ -1,7 +1,7 @@
 """What it costs that a run watches itself: blocks of steps of a tiny BERT (2×128) with and without it in turn, in one process.
 
-``python benchmarks/health_cost.py`` prints the median ratio of the times of neighbouring blocks, the share of the time that is spent
-inside the hooks, and what hashing all weights for the comparison of ranks takes, as a share of the 100 steps between two.
+``python benchmarks/health_cost.py`` prints the median ratio of the times of neighbouring blocks, the share of the time that is
+spent inside the hooks, and what hashing all weights for the comparison of ranks takes, as a share of the 100 steps between two.
 """
 
 import argparse

@@ -83,10 +83,8 @@ def main() -> None:
     ratios = [on / off for on, off in pairs]
     on = sum(switch.blocks[::2])
     step = statistics.median(off for _, off in pairs) / options.block
-    print(
-        f"step {step * 1000:.1f} ms; with / without: median {statistics.median(ratios):.4f} "
-        f"({min(ratios):.3f} to {max(ratios):.3f})"
-    )
+    spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
+    print(f"step {step * 1000:.1f} ms; with / without: median {statistics.median(ratios):.4f} ({spread})")
     print(
         f"inside the hooks: {switch.inside / on:.2%} of the time with them, {switch.inside / on * step * 1e6:.0f} µs a step"
     )

@@ -99,11 +99,11 @@ class FiniteNumbers(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         gradients = [parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None]
-        largest = nn.utils.get_total_norm(gradients, math.inf)  # which does not overflow where a sum of squares would
-        *losses, largest_gradient = torch.stack([loss.double() for loss in (*self._losses, largest)]).tolist()
+        norm = nn.utils.get_total_norm(gradients)  # on a CPU a hundred times faster than to look for the largest
+        *losses, total = torch.stack([value.double() for value in (*self._losses, norm)]).tolist()
         self._losses.clear()
         scaler: torch.amp.GradScaler | None = getattr(trainer.precision_plugin, "scaler", None)
-        if math.isfinite(largest_gradient):
+        if math.isfinite(total) or all(bool(gradient.isfinite().all()) for gradient in gradients):  # squares may overflow
             self.skipped_in_a_row = 0
             scale = trainer.accumulate_grad_batches / (scaler.get_scale() if scaler else 1.0) / len(losses)
             self._look_for_spike(trainer, sum(losses) * scale)

@@ -112,7 +112,7 @@ def test_a_run_leaves_what_it_promises(finished: Path) -> None:
     events = [path.name for path in run.iterdir() if path.name.startswith("events.out.tfevents")]
     others = {path.name for path in run.iterdir()} - set(events)
     assert len(events) == 1
-    assert others - {"hparams.yaml"} == {"checkpoints", "config.yaml", "export", "summary.json"}
+    assert others - {"hparams.yaml"} == {"checkpoints", "config.yaml", "export", "heartbeat.json", "summary.json"}
     assert {path.name for path in (run / "checkpoints").iterdir()} >= {"last.ckpt", "step=4.ckpt"}
     summary = json.loads((run / "summary.json").read_text())
     assert (summary["status"], summary["steps"], summary["experiment"]) == ("finished", 4, "tiny")

@@ -9,6 +9,7 @@ import resource
 import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, given, settings
@@ -26,6 +27,7 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=100_000, help="files in all (default 100,000)")
     parser.add_argument("--seconds", type=float, default=10.0, help="that reading one file may take (default 10)")
     options = parser.parse_args()
+    warnings.simplefilter("ignore")  # about rows that are left out
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MARGIN, used + MARGIN))
     with tempfile.TemporaryDirectory() as directory:

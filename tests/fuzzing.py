@@ -68,11 +68,17 @@ def damaged(whole: bytes) -> st.SearchStrategy[bytes]:
     return cut.map(lambda at: whole[: at[0]] + at[1] + whole[at[0] + at[2] :]) | st.binary(max_size=200)
 
 
+def in_order(content: Any) -> str:
+    """YAML whose keys stay in order, as stages of a protocol must."""
+    return yaml.safe_dump(content, sort_keys=False)
+
+
 class Fuzzed:
     """A directory in which the files of each kind are replaced and read.
 
     Attributes:
-        kinds: name → strategy of contents, and what reads one.
+        kinds: name → strategy of contents, where they are written, and what reads one.
+        right: name → the content that all others are made from.
     """
 
     def __init__(self, root: Path) -> None:
@@ -97,9 +103,12 @@ class Fuzzed:
             "TSV": (damaged(tsv), root / "train.tsv", lambda file: read_tsv(file, GLUE["SST-2"], labelled=True)),
             "JSON lines": (damaged(rows), root / "rows.jsonl", lambda file: list(pieces_of_file(file, "text"))),
             "summary": (nearly(SUMMARY, json.dumps), root / "summary.json", RunRecord.read),
-            "protocol": (nearly(PROTOCOL, yaml.safe_dump), root / "protocol.yaml", load_protocol),
+            "protocol": (nearly(PROTOCOL, in_order), root / "protocol.yaml", load_protocol),
         }
         self.whole = {export / MASKS_FILE: bits, export / REPORT_FILE: json.dumps(report).encode()}
+        self.right = {"mask file": bits, "mask report": self.whole[export / REPORT_FILE], "TSV": tsv, "JSON lines": rows}
+        self.right |= {"packed file": (root / "packed").read_bytes(), "summary": json.dumps(SUMMARY).encode()}
+        self.right |= {"protocol": in_order(PROTOCOL).encode()}
 
     def read(self, kind: str, content: bytes) -> bool:
         """Read a file of a kind with this content; whether it was taken for whole. Errors nobody can mend come through."""

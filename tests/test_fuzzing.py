@@ -27,6 +27,12 @@ def test_a_file_is_read_or_a_clean_error(kind: str, fuzzed: Fuzzed) -> None:
     read()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_the_others_are_made_from_is_right(kind: str, fuzzed: Fuzzed) -> None:
+    """Or all of them would be refused at the same place."""
+    assert fuzzed.read(kind, fuzzed.right[kind])
+
+
 def test_a_reader_that_fails_is_found(fuzzed: Fuzzed, tmp_path: Path) -> None:
     fuzzed.kinds["broken"] = (st.binary(), tmp_path / "file", lambda file: file.read_bytes()[9])
     with pytest.raises(IndexError):

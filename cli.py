@@ -30,6 +30,7 @@ from callbacks import (
     FinalTest,
     FinalValidation,
     FiniteNumbers,
+    FlushLoggers,
     GlueSubmission,
     KnowledgeDistillation,
     RandomState,
@@ -298,7 +299,7 @@ def build(arguments: list[str] | None = None, kind: type[TrifectaCLI] = Trifecta
         seed_everything_default=0,
         trainer_defaults={
             "callbacks": [
-                *(RandomState(), RunOverview(), StepMonitor(), SparsityMonitor()),
+                *(RandomState(), FlushLoggers(), RunOverview(), StepMonitor(), SparsityMonitor()),
                 *(FinalValidation(), FinalTest(), RollCall()),
                 RunSummary(),  # last, as it writes when the others have accepted the run
                 *(HoldRun(), StopOnSignal()),

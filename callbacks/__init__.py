@@ -6,6 +6,7 @@ from callbacks.export import ExportPretrained
 from callbacks.final_test import FinalTest
 from callbacks.final_validation import FinalValidation
 from callbacks.finite_numbers import FiniteNumbers
+from callbacks.flush import FlushLoggers
 from callbacks.inherited_sparsity import InheritedSparsity
 from callbacks.learning_rate import LinearWarmupDecay, OneCycleLR, StepwiseSchedule
 from callbacks.lr_range_test import LRRangeTest
@@ -43,6 +44,7 @@ __all__ = [
     "FinalTest",
     "FinalValidation",
     "FiniteNumbers",
+    "FlushLoggers",
     "GlobalRigL",
     "GlueSubmission",
     "InheritedSparsity",

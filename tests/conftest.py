@@ -2,7 +2,8 @@
 
 import os
 import random
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -23,6 +24,16 @@ WORDS = (
     *("tokens", "sentences", "documents", "gradients", "layers", "attention", "encoder", "embeddings", "students"),
     *("teachers", "the", "a", "of", "and", "with", "without", "learns", "forgets", "grows", "drops"),
 )
+
+
+@pytest.fixture(scope="module")
+def command_line() -> Iterator[None]:
+    """Nothing of pytest's own command line, and in the end the precision of matrix products as it was."""
+    precision = torch.get_float32_matmul_precision()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["train.py"])
+        yield
+    torch.set_float32_matmul_precision(precision)
 
 
 @pytest.fixture(scope="session")

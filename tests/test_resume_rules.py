@@ -1,29 +1,20 @@
 """What a resumed run may change: each fixed setting is refused with both its values, and what is free goes on."""
 
 import json
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 
 import train
 from callbacks.resume import RULES, changed_settings, flat_settings, rule_of
 from helpers import CONFIG, complaint
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*is not empty", "ignore:.*max_epochs")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def command_line() -> Iterator[None]:
-    precision = torch.get_float32_matmul_precision()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["train.py"])
-        yield
-    torch.set_float32_matmul_precision(precision)
+pytestmark = [
+    pytest.mark.usefixtures("command_line"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*is not empty", "ignore:.*max_epochs"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -24,16 +24,10 @@ from run_record import is_held
 
 ROOT = Path(__file__).parents[1]
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*is not empty", "ignore:.*max_epochs")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def command_line() -> Iterator[None]:
-    precision = torch.get_float32_matmul_precision()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["train.py"])
-        yield
-    torch.set_float32_matmul_precision(precision)
+pytestmark = [
+    pytest.mark.usefixtures("command_line"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*is not empty", "ignore:.*max_epochs"),
+]
 
 
 @pytest.fixture(scope="module")

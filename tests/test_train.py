@@ -1,8 +1,6 @@
 """The command line: what overrides what, how a run goes on, and one clear line for every mistake."""
 
 import json
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +11,12 @@ import yaml
 import train
 from helpers import CONFIG, complaint
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*is not empty", "ignore:.*max_epochs")
+pytestmark = [
+    pytest.mark.usefixtures("command_line"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*is not empty", "ignore:.*max_epochs"),
+]
 
 QUIET = ("--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def command_line() -> Iterator[None]:
-    """Nothing of pytest's own command line, and in the end the precision of matrix products as it was."""
-    precision = torch.get_float32_matmul_precision()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["train.py"])
-        yield
-    torch.set_float32_matmul_precision(precision)
 
 
 @pytest.fixture(scope="module")

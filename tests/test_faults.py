@@ -22,17 +22,22 @@ import deploy
 import report
 import train
 from callbacks import ExportPretrained
-from cli import latest_checkpoint
 from datamodules.cache import build_once
 from deployment.compressed import FORMAT
 from helpers import CONFIG
 from reports.curves import logged_scalars
+from run_directory import last_checkpoint, newest_version
 from run_record import RunRecord
 from sparsity import read_safetensors
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 QUIET = ("--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.log_every_n_steps=1")
 MEGABYTE = 1 << 20
+
+
+def latest_checkpoint(experiment: Path) -> Path | None:
+    """What ``--ckpt_path last`` takes."""
+    return last_checkpoint(experiment / f"version_{newest_version(experiment)}")[0]
 
 
 def mounted(place: Path, *options: str) -> Iterator[Path]:

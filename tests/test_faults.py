@@ -152,7 +152,7 @@ def test_a_full_disk_leaves_the_export_before_it(
         export(self, trainer, pl_module, name)
 
     monkeypatch.setattr(ExportPretrained, "export", full)
-    options = ("--ckpt_path=last", "--trainer.max_steps=6")
+    options = ("--ckpt_path=last", "--trainer.max_steps=6", "--resume.allow=trainer.max_steps")
     line = refused(train.run, fit(disk / "runs", *options))
     assert "No space left on device" in line
     assert "free some space" in line

@@ -131,7 +131,7 @@ def test_a_run_goes_on_where_its_last_epoch_ended(glue_dir: Path, encoder_dir: P
     fit = command("fit", "RTE", glue_dir, encoder_dir, "--schedule=null")
     train.main([*fit, epochs[1], f"--runs={tmp_path / 'whole'}"])
     for epoch in epochs:
-        train.main([*fit, epoch, f"--runs={tmp_path / 'halves'}", "--ckpt_path=last"])
+        train.main([*fit, epoch, f"--runs={tmp_path / 'halves'}", "--ckpt_path=last", "--resume.allow=trainer.max_epochs"])
     weights = [
         torch.load(tmp_path / name / "glue/version_0/checkpoints/last.ckpt")["state_dict"] for name in ("whole", "halves")
     ]

@@ -15,6 +15,7 @@ FULL = RunRecord(
     error="RuntimeError: no",
     seed=0,
     steps=4,
+    skipped_steps=1,
     tokens=1024,
     seconds=2.5,
     train_seconds=2.0,

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import sysconfig
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,15 @@ def test_trifecta_alone_says_what_there_is(capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def without_python_path() -> Iterator[None]:
+    """Which sweeps set for their workers, and which would lead to this checkout."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PYTHONPATH", raising=False)
+        yield
+
+
+@pytest.fixture(scope="module")
+def installed(without_python_path: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The console script of the built wheel, in an environment of its own beside the packages of this one."""
     root = tmp_path_factory.mktemp("installed")
     source, environment = root / "source", root / "venv"

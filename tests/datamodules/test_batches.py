@@ -181,7 +181,7 @@ def test_a_resumed_loader_continues_the_uninterrupted_one(make_loader: Callable[
     assert len(whole) == len(make_loader()) == 9
     stopped, resumed = make_loader(), make_loader()
     assert [batch["input_ids"].shape for batch in islice(stopped, 4)] == [(4, LENGTH)] * 4
-    assert stopped.state_dict() == {"served": 4}  # what was handed out, not what workers have prepared ahead
+    assert stopped.state_dict() == {"served": 4, "examples": 16}  # what was handed out, not what workers have prepared ahead
     resumed.load_state_dict(stopped.state_dict())
     rest = list(resumed)
     assert len(rest) == 5

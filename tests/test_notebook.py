@@ -25,7 +25,7 @@ def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path, documents: list[st
     monkeypatch.setenv("TRIFECTA_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "jupyter"))
-    words, draw = sorted({word for text in documents for word in text.split()}), random.Random(0)
+    words, draw = sorted({word.strip(".") for text in documents for word in text.split()} - {""}), random.Random(0)
     sentences = [" ".join(draw.choices(words, k=draw.randint(7, 15))) + "." for _ in range(1800)]
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("\n\n".join(" ".join(draw.sample(sentences, 3)) for _ in range(600)))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.trainer.states import TrainerStatus
 
 from run_exit import STALLED
 from run_record import Heartbeat, RunRecord
@@ -84,7 +85,7 @@ class StallWatchdog(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._ended, self._steps = threading.Event(), trainer.global_step
         self._since, self._made_one, self._beat_at = None, False, -math.inf
-        arguments = self.patience, self._ended, self._end_process(trainer)
+        arguments = self.patience, self._ended, self._end_process(trainer), lambda: is_running(trainer)
         threading.Thread(target=watch, args=arguments, name="stall-watchdog", daemon=True).start()
         self._beat(trainer)
 
@@ -145,10 +146,17 @@ class StallWatchdog(Callback):
         return lambda: end_stalled(self.patience, trainer.global_step, rank, run)
 
 
-def watch(patience: Patience, ended: threading.Event, stalled: Callable[[], None]) -> None:
+def is_running(trainer: Trainer) -> bool:
+    """Whether a fit is under way: not one that an error has ended, even if nobody could be told because of another."""
+    return trainer.state.status == TrainerStatus.RUNNING
+
+
+def watch(
+    patience: Patience, ended: threading.Event, stalled: Callable[[], None], running: Callable[[], bool] = lambda: True
+) -> None:
     """Tick until the run has ended, or has stalled."""
     before = time.monotonic()
-    while not ended.wait(POLL):
+    while not ended.wait(POLL) and running():
         now = time.monotonic()
         if patience.tick(now - before):
             return stalled()

@@ -127,3 +127,23 @@ def test_a_heartbeat_that_is_broken_is_none(tmp_path: Path) -> None:
         assert Heartbeat.find(tmp_path) is None
     Heartbeat(3, 1.5).write(tmp_path)
     assert Heartbeat.find(tmp_path) == Heartbeat(3, 1.5)
+
+
+class Broken(Callback):
+    """Fails, and fails again when it is told that the fit has failed, so that callbacks after it are not told."""
+
+    def on_train_batch_end(self, *_: object) -> None:
+        raise RuntimeError("the first")
+
+    def on_exception(self, *_: object) -> None:
+        raise RuntimeError("the second")
+
+
+def test_nothing_watches_a_fit_that_has_failed_twice(tmp_path: Path, text_data: Callable[..., TextDataModule]) -> None:
+    """A thread that went on would end the process minutes later, whatever it does by then."""
+    with pytest.raises(RuntimeError, match="the second"):
+        fit(tmp_path, text_data(), [Broken(), StallWatchdog()], 3)
+    deadline = time.monotonic() + 10
+    while any(thread.name == "stall-watchdog" for thread in threading.enumerate()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(thread.name == "stall-watchdog" for thread in threading.enumerate())

@@ -90,7 +90,7 @@ def main(arguments: list[str] | None = None, train: tuple[str, ...] = TRAIN) -> 
     for name in record.names("failed"):
         log = record.directory / name / "log.txt"
         print(f"failed: {name}: {record.trials[name]['error']}" + (f" ({log})" if log.exists() else ""))
-    if waiting := record.names("waiting", "running"):
+    if waiting := record.names("waiting", "running", "stopped"):
         print(f"{len(waiting)} fits have not been run; the same command goes on with them")
     print(record.directory / "sweep.json")
     sys.exit(bool(waiting or record.names("failed")))

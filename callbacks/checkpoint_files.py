@@ -35,14 +35,15 @@ def check_whole(file: Path) -> None:
         raise ValueError(f"{file} is damaged: the checksum of its record {damaged} is not that of its content")
 
 
+def steps_of(checkpoint: Path) -> int:
+    """The optimizer steps that the name of a checkpoint tells, or -1."""
+    found = re.search(r"step=(\d+)", checkpoint.name)
+    return int(found[1]) if found else -1
+
+
 def by_age(directory: Path) -> list[Path]:
     """The checkpoints of a directory, ``last.ckpt`` first, then by their steps from the newest; clocks have no say."""
-
-    def steps(file: Path) -> int:
-        found = re.search(r"step=(\d+)", file.name)
-        return int(found[1]) if found else -1
-
-    others = sorted((file for file in directory.glob("*.ckpt") if file.name != LAST), key=steps, reverse=True)
+    others = sorted((file for file in directory.glob("*.ckpt") if file.name != LAST), key=steps_of, reverse=True)
     return [*(file for file in [directory / LAST] if file.exists()), *others]
 
 

@@ -14,6 +14,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from callbacks.checkpoint_files import LAST, by_age, check_whole, steps_of
 from run_exit import NOT_FINITE, RunEnded
 
 WINDOW = 128  # steps whose losses the next one is compared with
@@ -54,17 +55,21 @@ def origin(losses: Mapping[int, Sequence[float]], weight: str | None, gradient: 
     return f"the gradient of {gradient}, the losses being finite,"
 
 
-def last_good_checkpoint(trainer: Trainer) -> str | None:
-    """The newest checkpoint of the run that is there."""
-    files = [
-        path for saver in trainer.checkpoint_callbacks if isinstance(saver, ModelCheckpoint) for path in saved_by(saver)
-    ]
-    return next((path for path in files if path and Path(path).exists()), None)
+def checkpoints_of(trainer: Trainer) -> list[Path]:
+    """The checkpoints of the run that are there, those that carry their step first, and of these the newest first."""
+    savers = [saver for saver in trainer.checkpoint_callbacks if isinstance(saver, ModelCheckpoint) and saver.dirpath]
+    files = {file for saver in savers for file in by_age(Path(str(saver.dirpath)))}
+    return sorted(files, key=lambda file: (file.name != LAST, steps_of(file)), reverse=True)
 
 
-def saved_by(checkpoint: ModelCheckpoint) -> tuple[str, str]:
-    """The files it has written last: one that carries its step, and ``last.ckpt``."""
-    return checkpoint.best_model_path, checkpoint.last_model_path
+def has_finite_weights(checkpoint: Path) -> bool:
+    """Whether a file is whole, and every weight in it finite."""
+    try:
+        check_whole(checkpoint)
+        state = torch.load(checkpoint, mmap=True, map_location="cpu", weights_only=True)["state_dict"]
+    except (OSError, ValueError, LookupError):
+        return False
+    return first_not_finite(state.items()) is None
 
 
 class FiniteNumbers(Callback):
@@ -86,7 +91,7 @@ class FiniteNumbers(Callback):
             raise ValueError(f"numbers.in_a_row >= 1 expected, got {in_a_row}")
         self.in_a_row = in_a_row
         self.skipped = self.skipped_in_a_row = self.spikes = 0
-        self.good: str | None = None
+        self._before_trouble: list[Path] = []
         self._losses: list[Tensor] = []
         self._before: deque[float] = deque(maxlen=WINDOW)
         self._in_spike = False
@@ -127,14 +132,15 @@ class FiniteNumbers(Callback):
             for _, parameter in weights:
                 parameter.grad = None  # an optimizer leaves alone what has none
         if not self.skipped_in_a_row:
-            self.good = last_good_checkpoint(trainer)
+            self._before_trouble = checkpoints_of(trainer)
         self.skipped, self.skipped_in_a_row = self.skipped + 1, self.skipped_in_a_row + 1
         counted = f"{self.skipped_in_a_row} in a row, {self.skipped} in all"
         line = f"step {trainer.global_step}: {where} is not finite; the step is skipped ({counted})"
         rank_zero_warn(line)
         self._log(trainer, skipped_steps=self.skipped)
         if self.skipped_in_a_row >= self.in_a_row:
-            good = self.good or "none was written yet"
+            there = [*self._before_trouble, *checkpoints_of(trainer)]  # a skipped step leaves the weights as they were
+            good = next((file for file in there if has_finite_weights(file)), "there is none")
             raise RunEnded(NOT_FINITE, f"{line}; that ends the run. The last good checkpoint: {good}")
 
     def _look_for_spike(self, trainer: Trainer, loss: float) -> None:

@@ -5,10 +5,9 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
 
-from callbacks.sparse_training import sparse_training
+from callbacks.sparse_training import need_whole_weights, sparse_training
 from run_exit import RANKS_DIFFER, RunEnded
 
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -76,6 +75,9 @@ class RankAgreement(Callback):
             raise ValueError(f"agreement.every >= 1 expected, got {every}")
         self.every, self._compared = every, -1
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        need_whole_weights(trainer, "a run, which compares, teaches and exports them,")
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.compare(trainer, pl_module)
 
@@ -96,7 +98,7 @@ class RankAgreement(Callback):
             RunEnded: they do; on all ranks at once, as all see the same table.
         """
         self._compared = trainer.global_step
-        if trainer.world_size == 1 or not isinstance(trainer.strategy, DDPStrategy):  # others share weights out
+        if trainer.world_size == 1:
             return
         shared = what_ranks_share(trainer, pl_module)
         own = torch.stack([tensor_hash(tensor).to(pl_module.device) for tensor in shared.values()])

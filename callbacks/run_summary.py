@@ -85,7 +85,7 @@ class RunSummary(Callback):
 
     def __init__(self) -> None:
         self.tokens, self.seconds, self.train_seconds = 0, 0.0, 0.0
-        self.batches, self.summed_density = 0, 0.0
+        self.sequences, self.summed_density = 0, 0.0
         self.results: dict[str, Any] = {}
         self.revision: str | None = None
         self._flops: FlopCounterMode | None = None
@@ -102,9 +102,15 @@ class RunSummary(Callback):
         self._clock = time.perf_counter()
         self._write(trainer, pl_module, "running")
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: dict[str, Tensor], batch_idx: int
+    ) -> None:
         if (sparse := sparse_training(trainer)) is not None:
-            self.batches, self.summed_density = self.batches + 1, self.summed_density + sparse.density
+            sequences = len(batch["input_ids"]) * trainer.world_size  # however a step is divided, now and after a resume
+            self.sequences, self.summed_density = (
+                self.sequences + sequences,
+                self.summed_density + sequences * sparse.density,
+            )
         if "flops_per_step" not in self.results and not getattr(pl_module.hparams, "compile_encoder", False):
             self._flops = FlopCounterMode(display=False)
             self._flops.__enter__()
@@ -201,7 +207,7 @@ class RunSummary(Callback):
             parameters=parameters,
             nonzeros=parameters - zeros,
             sparsity=sparsity_totals(model, sparse),
-            average_density=round(self.summed_density / self.batches, 6) if self.batches else None,
+            average_density=round(self.summed_density / self.sequences, 6) if self.sequences else None,
             task=(task.trained_on or task.name) if task else None,
             pretrained=pretrained,
             pretrained_name=model_name(pretrained) if pretrained else None,
@@ -219,7 +225,7 @@ class RunSummary(Callback):
             "tokens": self.tokens,
             "seconds": self.seconds,
             "train_seconds": self.train_seconds,
-            "batches": self.batches,
+            "sequences": self.sequences,
             "summed_density": self.summed_density,
             "results": {key: value for key, value in self.results.items() if key != "error"},
         }
@@ -227,4 +233,4 @@ class RunSummary(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.tokens, self.results = state_dict["tokens"], dict(state_dict["results"])
         self.seconds, self.train_seconds = state_dict["seconds"], state_dict["train_seconds"]
-        self.batches, self.summed_density = state_dict["batches"], state_dict["summed_density"]
+        self.sequences, self.summed_density = state_dict["sequences"], state_dict["summed_density"]

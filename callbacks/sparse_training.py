@@ -31,6 +31,18 @@ def total_steps(trainer: Trainer) -> int:
     return int(steps)
 
 
+def need_whole_weights(trainer: Trainer, who: str) -> None:
+    """Refuse strategies that share the weights out, as FSDP and DeepSpeed do.
+
+    Raises:
+        ValueError: the trainer has one of them; it names ``who`` needs whole weights.
+    """
+    if not isinstance(trainer.strategy, DDPStrategy | SingleDeviceStrategy):
+        raise ValueError(
+            f"{who} needs whole weights on every device (one device or DDP), not {type(trainer.strategy).__name__}"
+        )
+
+
 class SparseTraining(Callback):
     """Holds a method and runs it while a model trains.
 
@@ -71,11 +83,7 @@ class SparseTraining(Callback):
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         if sum(isinstance(callback, SparseTraining) for callback in callbacks) > 1:
             raise ValueError("two sparse-training callbacks in one run: keep one")
-        if not isinstance(trainer.strategy, DDPStrategy | SingleDeviceStrategy):
-            raise ValueError(
-                f"{type(self.method).__name__} needs whole weights on every device (one device or DDP), "
-                f"not {type(trainer.strategy).__name__}"
-            )
+        need_whole_weights(trainer, type(self.method).__name__)
         self.method.seed = run_seed(self.method.seed)
         model = cast(PreTrainedModel, pl_module.model)
         self.stepping = self._resumed(model, trainer) if self._saved else self.begin(model, trainer)

@@ -9,7 +9,7 @@ from sweeps.search import search_of
 from sweeps.trial import Fit
 from sweeps.trials import Need, Trial
 
-Outlook = Literal["ended", "now", "later", "never"]
+Outlook = Literal["ended", "now", "later", "stopped", "never"]
 ENDED = ("finished", "failed", "pruned")
 
 
@@ -22,19 +22,23 @@ def found(need: Need, trial: Trial, record: Record) -> dict[str, Any] | None:
 
 
 def outlooks(trials: list[Trial], record: Record) -> dict[str, Outlook]:
-    """What may become of each trial: it has ended, it can begin now, it has to wait for others, or these have failed."""
+    """What may become of each trial: it has ended, can begin now, or has to wait for others; or these were stopped, or failed."""
     by_name = {trial.name: trial for trial in trials}
     known: dict[str, Outlook] = {}
 
     def of(name: str) -> Outlook:
         if name not in known:
-            known[name] = "ended" if record.trials[name]["status"] in ENDED else of_needs(by_name[name])
+            status = record.trials[name]["status"]
+            known[name] = "ended" if status in ENDED else "stopped" if status == "stopped" else of_needs(by_name[name])
         return known[name]
 
     def of_needs(trial: Trial) -> Outlook:
         open_needs = [need for need in trial.needs if need.option or not record.tuned(trial.stage, trial.row)]
-        if any(of(other) in ("now", "later") for need in open_needs for other in need.trials):
+        others = {of(other) for need in open_needs for other in need.trials}
+        if others & {"now", "later"}:
             return "later"
+        if "stopped" in others:
+            return "stopped"
         return "now" if all(found(need, trial, record) for need in open_needs) else "never"
 
     return {trial.name: of(trial.name) for trial in trials}
@@ -113,4 +117,4 @@ class Agenda:
     def over(self) -> bool:
         """Whether nothing is left that may come."""
         outlook = outlooks(self.plan.trials, Record.load(self.plan.record.directory))
-        return not any(trial.name not in self.handed and outlook[trial.name] != "never" for trial in self.open)
+        return all(trial.name in self.handed or outlook[trial.name] in ("stopped", "never") for trial in self.open)

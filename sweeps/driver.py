@@ -23,6 +23,7 @@ def ray_environment(address: str | None) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AIR_NEW_OUTPUT": "0",  # the new one cannot be replaced
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a search is told of a fit that was stopped, without its metric
     }
     if not address:
         settings["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # on Linux too it is this that binds Ray to loopback
@@ -65,9 +66,13 @@ def run_sweep(options: Namespace, train: tuple[str, ...]) -> Record:
             print(f"toy tasks, made from docstrings, stand for GLUE: {plan.toy}")
             write_toy_glue(plan.toy)
         agenda = Agenda(plan, train, options.stall)
-        with tuning.cluster(options.address, session_directory(directory)):
-            tuning.run_agenda(agenda, options.concurrency, options.cpus, options.gpus, options.retries)
-        record = Record.load(directory)
-        mark(plan.trials, record)
-        record.save()
+        try:
+            with tuning.cluster(options.address, session_directory(directory)):
+                tuning.run_agenda(agenda, options.concurrency, options.cpus, options.gpus, options.retries)
+        finally:
+            record = Record.load(directory)
+            for name in record.names("running"):  # the sweep was told to stop, and its fits with it
+                record.set(name, "stopped")
+            mark(plan.trials, record)
+            record.save()
     return record

@@ -111,12 +111,14 @@ class Record:
             entry = self.trials[name]
             entry |= {"tuned": tuned, "settings": entry["settings"] | tuned}
 
-    def end(self, name: str, error: str | None = None) -> None:
-        """Note the end of a trial by what its run says: one that neither finished nor failed was ended by the search."""
+    def end(self, name: str, error: str | None = None, stopped: bool = False) -> None:
+        """Note the end of a trial by what its run says: one that was not stopped either was ended by the search."""
         if is_finished(self.directory / self.trials[name]["run"]):
             self.set(name, "finished")
+        elif error:
+            self.set(name, "failed", " ".join(error.split()))
         else:
-            self.set(name, "failed" if error else "pruned", " ".join(error.split()) if error else None)
+            self.set(name, "stopped" if stopped else "pruned")
 
     def save(self) -> None:
         """Write the file, whole or not at all."""

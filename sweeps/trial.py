@@ -20,6 +20,7 @@ GUARD = Path(__file__).with_name("guard.py")
 POLL = 0.5  # seconds
 LOCK_WAIT = 90.0  # seconds; the processes of an interrupted sweep are gone after the guard's grace
 SLOW = 20  # times the usual time of its optimizer step that a fit is given in any case
+STOPPED = "stopped"  # reported in place of figures, of a fit that a signal has ended: Tune would take an error for a failure
 WORST = 1e12  # stands for a figure that is not finite, and so absent, which ASHA could not rank
 
 
@@ -75,6 +76,8 @@ def last_line(log: Path) -> str:
 def run_fit(fit: Fit, report: Callable[[dict[str, float]], None]) -> None:
     """Run a fit to its end, unless it has come to it before; ``report`` gets what is watched, of an earlier attempt too.
 
+    One that was told to stop, by a signal to it alone, has not failed: :data:`STOPPED` is reported, and it can go on another day.
+
     Raises:
         FitError: the command failed, hung or ended early; what it says is also the last line of ``log.txt``.
     """
@@ -103,7 +106,9 @@ def run_fit(fit: Fit, report: Callable[[dict[str, float]], None]) -> None:
                 code = guard.wait()
             if hung:
                 print(f"no sign of life for {patience(fit) / 60:g} minutes", file=log)
-            elif code in (0, STOPPED_BY_SIGNAL) and not is_finished(fit.run):
+            elif code == STOPPED_BY_SIGNAL:
+                return report({STOPPED: 1.0})
+            elif code == 0 and not is_finished(fit.run):
                 record = RunRecord.find(fit.run)
                 print(f"ended with status {record.status if record else 'missing'!r}, not 'finished'", file=log)
     if not is_finished(fit.run):

@@ -25,7 +25,7 @@ from rich.text import Text
 from sweeps.agenda import Agenda
 from sweeps.record import Record, results_table
 from sweeps.search import max_steps, search_of
-from sweeps.trial import FitError, last_line, run_on_ray
+from sweeps.trial import STOPPED, FitError, last_line, run_on_ray
 
 QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
 
@@ -151,15 +151,15 @@ class Progress(TrialProgressCallback):
         """The scheduler's business."""
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        self._ended(trial, error=None)
+        self._ended(trial, error=None, stopped=STOPPED in (trial.last_result or {}))
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         self._ended(trial, last_line(Path(trial.error_file)).removeprefix(f"{FitError.__module__}.{FitError.__name__}: "))
 
-    def _ended(self, trial: TuneTrial, error: str | None) -> None:
+    def _ended(self, trial: TuneTrial, error: str | None, stopped: bool = False) -> None:
         name = trial.config["name"]
         self.began.pop(name, None)
-        self.record.end(name, error)
+        self.record.end(name, error, stopped)
         entry = self.record.trials[name]
         done = f"{len(self.record.names('finished', 'pruned', 'failed'))}/{len(self.record.trials)}"
         message = f"{entry['status']}: {entry['error']}" if "error" in entry else entry["status"]

@@ -32,6 +32,19 @@ def tiny_bert(dropout: float = 0.0, **options: Any) -> MaskedLanguageModel:
     return MaskedLanguageModel(**{"config": config, "lr": 1e-2, "weight_decay": 0.1} | options)
 
 
+def tiny_experiment(
+    corpus: Path, tokenizer_dir: Path, cache_dir: Path, trainer: dict[str, Any], **more: Any
+) -> dict[str, Any]:
+    """An experiment of that BERT as its YAML file holds it: batches of 8 × 16; ``more`` are further keys."""
+    data = {"path": str(corpus), "tokenizer": str(tokenizer_dir), "cache_dir": str(cache_dir), "length": 16, "batch_size": 8}
+    return {
+        "experiment": "tiny",
+        "model": {"class_path": "MaskedLanguageModel", "init_args": {"config": CONFIG}},
+        "data": {"class_path": "TextDataModule", "init_args": data},
+        "trainer": trainer,
+    } | more
+
+
 class TinyBertWithMomentum(MaskedLanguageModel):
     """The module under SGD with momentum and (coupled) weight decay."""
 

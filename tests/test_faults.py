@@ -24,7 +24,7 @@ import train
 from callbacks import ExportPretrained
 from datamodules.cache import build_once
 from deployment.compressed import FORMAT
-from helpers import CONFIG
+from helpers import tiny_experiment
 from reports.curves import logged_scalars
 from run_directory import last_checkpoint, newest_version
 from run_record import RunRecord
@@ -84,15 +84,10 @@ class KillLoader(Callback):
 def fit(tmp_path_factory: pytest.TempPathFactory, corpus: Path, tokenizer_dir: Path) -> Callable[..., list[str]]:
     """The command line of a fit of six steps into a directory, with a checkpoint every two."""
     place = tmp_path_factory.mktemp("fit")
-    data = {"path": str(corpus), "tokenizer": str(tokenizer_dir), "length": 16, "batch_size": 8}
-    content = {
-        "experiment": "tiny",
-        "model": {"class_path": "MaskedLanguageModel", "init_args": {"config": CONFIG}},
-        "data": {"class_path": "TextDataModule", "init_args": data | {"cache_dir": str(place / "cache")}},
-        "masks": {"class_path": "RigL", "init_args": {"sparsity": 0.5, "every": 2}},
-        "trainer": {"max_steps": 6, "limit_val_batches": 1},
-        "checkpoint": {"every_n_train_steps": 2},
-    }
+    masks = {"class_path": "RigL", "init_args": {"sparsity": 0.5, "every": 2}}
+    more = {"masks": masks, "checkpoint": {"every_n_train_steps": 2}}
+    trainer = {"max_steps": 6, "limit_val_batches": 1}
+    content = tiny_experiment(corpus, tokenizer_dir, place / "cache", trainer, **more)
     (place / "fit.yaml").write_text(yaml.safe_dump(content))
     return lambda runs, *options: ["fit", f"--config={place / 'fit.yaml'}", f"--runs={runs}", *QUIET, *options]
 

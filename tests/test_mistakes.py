@@ -22,7 +22,7 @@ import sweep
 import train
 from cpu import SWITCH
 from datamodules.tokenizers import train_tokenizer
-from helpers import CONFIG
+from helpers import CONFIG, tiny_experiment
 from sparsity import MaskSet, save_masks
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -251,21 +251,10 @@ def inputs(
     write_text(root, documents)
     write_models(root, encoder_dir, documents)
     write_runs(root)
-    data = {"path": str(corpus), "tokenizer": str(tokenizer_dir), "length": 16, "batch_size": 8}
-    data["cache_dir"] = str(tmp_path_factory.mktemp("cache"))
-    fit = {
-        "experiment": "tiny",
-        "model": {"class_path": "MaskedLanguageModel", "init_args": {"config": CONFIG}},
-        "data": {"class_path": "TextDataModule", "init_args": data},
-        "trainer": {
-            "max_steps": 4,
-            "limit_val_batches": 1,
-            "callbacks": [{"class_path": "OneCycleLR"}],
-            "accelerator": "cpu",
-        },
-    }
-    fit["trainer"]["enable_progress_bar"] = False
-    glue = {"task": "CoLA", "path": str(root / "cola"), "length": 24, "batch_size": 8, "cache_dir": data["cache_dir"]}
+    cache = tmp_path_factory.mktemp("cache")
+    trainer = {"max_steps": 4, "limit_val_batches": 1, "accelerator": "cpu", "enable_progress_bar": False}
+    fit = tiny_experiment(corpus, tokenizer_dir, cache, trainer | {"callbacks": [{"class_path": "OneCycleLR"}]})
+    glue = {"task": "CoLA", "path": str(root / "cola"), "length": 24, "batch_size": 8, "cache_dir": str(cache)}
     finetune = fit | {"data": {"class_path": "GLUEDataModule", "init_args": glue}}
     finetune["model"] = {"class_path": "SequenceClassifier", "init_args": {"pretrained": str(encoder_dir)}}
     for name, content in {

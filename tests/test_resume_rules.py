@@ -9,7 +9,7 @@ import yaml
 
 import train
 from callbacks.resume import RULES, changed_settings, flat_settings, rule_of
-from helpers import CONFIG, complaint
+from helpers import complaint, tiny_experiment
 
 pytestmark = [
     pytest.mark.usefixtures("command_line"),
@@ -21,16 +21,13 @@ pytestmark = [
 def begun(tmp_path_factory: pytest.TempPathFactory, corpus: Path, tokenizer_dir: Path) -> tuple[Path, list[str]]:
     """A run of RigL, one cycle and distillation that has finished, with a checkpoint of its second step, and its command."""
     root = tmp_path_factory.mktemp("rules")
-    data = {"path": str(corpus), "tokenizer": str(tokenizer_dir), "length": 16, "batch_size": 8}
-    experiment = {
-        "experiment": "tiny",
-        "model": {"class_path": "MaskedLanguageModel", "init_args": {"config": CONFIG}},
-        "data": {"class_path": "TextDataModule", "init_args": data | {"cache_dir": str(root / "cache")}},
-        "trainer": {"max_steps": 4, "limit_val_batches": 1, "accelerator": "cpu", "enable_progress_bar": False},
+    trainer = {"max_steps": 4, "limit_val_batches": 1, "accelerator": "cpu", "enable_progress_bar": False}
+    more = {
         "schedule": {"class_path": "OneCycleLR", "init_args": {"max_lr": 0.01}},
         "masks": {"class_path": "RigL", "init_args": {"sparsity": 0.8, "every": 2}},
         "checkpoint": {"every_n_train_steps": 2, "save_top_k": -1},
     }
+    experiment = tiny_experiment(corpus, tokenizer_dir, root / "cache", trainer, **more)
     file = root / "experiment.yaml"
     teacher = ["fit", "--config", str(file), f"--runs={root}/runs", "--experiment=teacher"]
     file.write_text(yaml.safe_dump({**experiment, "masks": None}))

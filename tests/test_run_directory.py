@@ -19,7 +19,7 @@ import yaml
 import report
 import train
 from callbacks.checkpoint_files import CheckedCheckpointIO, by_age, check_whole, newest_whole, written_beside
-from helpers import CONFIG, complaint
+from helpers import complaint, tiny_experiment
 from run_record import is_held
 
 ROOT = Path(__file__).parents[1]
@@ -34,15 +34,10 @@ pytestmark = [
 def made(tmp_path_factory: pytest.TempPathFactory, corpus: Path, tokenizer_dir: Path) -> tuple[Path, list[str]]:
     """A run of six steps, with checkpoints of the second, fourth and sixth, and its command but for ``--runs``."""
     root = tmp_path_factory.mktemp("directories")
-    data = {"path": str(corpus), "tokenizer": str(tokenizer_dir), "length": 16, "batch_size": 8}
-    experiment = {
-        "experiment": "tiny",
-        "model": {"class_path": "MaskedLanguageModel", "init_args": {"config": CONFIG}},
-        "data": {"class_path": "TextDataModule", "init_args": data | {"cache_dir": str(root / "cache")}},
-        "trainer": {"max_steps": 6, "limit_val_batches": 1, "accelerator": "cpu", "enable_progress_bar": False},
-        "schedule": {"class_path": "OneCycleLR", "init_args": {"max_lr": 0.01}},
-        "checkpoint": {"every_n_train_steps": 2},
-    }
+    trainer = {"max_steps": 6, "limit_val_batches": 1, "accelerator": "cpu", "enable_progress_bar": False}
+    schedule = {"class_path": "OneCycleLR", "init_args": {"max_lr": 0.01}}
+    more = {"schedule": schedule, "checkpoint": {"every_n_train_steps": 2}}
+    experiment = tiny_experiment(corpus, tokenizer_dir, root / "cache", trainer, **more)
     (root / "experiment.yaml").write_text(yaml.safe_dump(experiment))
     command = ["fit", "--config", str(root / "experiment.yaml")]
     train.run([*command, f"--runs={root}/runs"])

@@ -28,7 +28,7 @@ from datamodules.saved import load_saved
 from datamodules.sources import TextSource, open_source
 from datamodules.tokenizers import load_tokenizer
 from deployment import load_model as load_for_latency
-from helpers import CONFIG
+from helpers import tiny_experiment
 from lightning_modules import MaskedLanguageModel
 from lightning_modules.loading import load_model
 from objectives.glue import GLUE
@@ -99,15 +99,8 @@ def export(tmp_path: Path, encoder_dir: Path) -> Path:
 @pytest.fixture
 def fit(tmp_path: Path, corpus: Path, tokenizer_dir: Path) -> dict[str, Any]:
     """A complete experiment of two steps."""
-    data = {"path": str(corpus), "tokenizer": str(tokenizer_dir), "length": 16, "batch_size": 8}
-    data["cache_dir"] = str(tmp_path / "cache")
-    return {
-        "experiment": "tiny",
-        "runs": str(tmp_path / "runs"),
-        "model": {"class_path": "MaskedLanguageModel", "init_args": {"config": CONFIG}},
-        "data": {"class_path": "TextDataModule", "init_args": data},
-        "trainer": {"max_steps": 2, "limit_val_batches": 1},
-    }
+    trainer = {"max_steps": 2, "limit_val_batches": 1}
+    return tiny_experiment(corpus, tokenizer_dir, tmp_path / "cache", trainer, runs=str(tmp_path / "runs"))
 
 
 def write(file: Path, content: object) -> Path:

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 import sweep
-from helpers import CONFIG
+from helpers import tiny_experiment
 from sweeps.driver import session_directory
 from sweeps.plan import fit_of, make_plan
 
@@ -145,6 +145,37 @@ def test_a_failed_and_a_hung_trial_hold_nobody(tmp_path: Path, pretrained: Path)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("search", [False, True])
+def test_a_fit_that_was_told_to_stop_is_left_for_another_day(tmp_path: Path, search: bool) -> None:
+    """It counts as no failure, is not tried again at once, and what needs it waits; the same command goes on with all of it."""
+    settings = {"schedule.max_lr": 0.2, "best": 0.2, "behaviour": "stops"}
+    if search:
+        settings |= {"trainer.max_steps": 20, "seed_everything": 1, "model.lr": 1}
+        space = {"trials": 1, "space": {"masks.every": {"choice": [10]}}, "first_cut": 20, "reduction": 2}
+        file = write_protocol(tmp_path, settings=settings, search=space)
+    else:
+        stages = {
+            "pretrain": {"config": "fit.yaml", "seeds": 2, "settings": settings},
+            "finetune": {"config": "fit.yaml", "start": "pretrain", "tasks": {"CoLA": {}}},
+        }
+        file = write_protocol(tmp_path, config=None, stages=stages, rows={"dense": {}})
+        file.write_text(file.read_text().replace("config: null\n", ""))
+    arguments = ("--config", file, "--name=s")
+    assert start(tmp_path, *arguments).wait(120) == 1
+    output = (tmp_path / "output").read_text()
+    assert "the same command goes on with them" in output
+    assert "failed:" not in output
+    (stopped,) = (name for name, status in statuses(tmp_path, "s").items() if status == "stopped")
+    assert count(tmp_path, "begins")[stopped] == 1
+    if not search:
+        expected = {"pretrain_dense_seed=0": "finished", stopped: "stopped", "finetune_dense_CoLA_seed=0": "finished"}
+        assert statuses(tmp_path, "s") == expected | {"finetune_dense_CoLA_seed=1": "waiting"}
+    assert start(tmp_path, *arguments).wait(120) == 0, (tmp_path / "output").read_text()
+    assert set(statuses(tmp_path, "s").values()) == {"finished"}
+    assert count(tmp_path, "begins")[stopped] == 2
+
+
+@pytest.mark.slow
 def test_a_search_ends_the_worst_early(tmp_path: Path) -> None:
     """One fit after the other, each compared with those before it: of four, one in the best quarter goes on."""
     rates = {"model.lr": {"loguniform": [1e-3, 10.0]}}
@@ -209,13 +240,8 @@ def test_a_killed_sweep_of_stages_goes_on_with_what_it_had_chosen(tmp_path: Path
 @pytest.mark.slow
 def test_a_real_fit(tmp_path: Path, corpus: Path, tokenizer_dir: Path) -> None:
     """``train.py`` itself: killed after its first checkpoint, it is tried again and ends as if nothing had happened."""
-    data = {"path": str(corpus), "tokenizer": str(tokenizer_dir), "length": 16, "batch_size": 8, "cache_dir": "cache"}
-    fit = {
-        "model": {"class_path": "MaskedLanguageModel", "init_args": {"config": CONFIG}},
-        "data": {"class_path": "TextDataModule", "init_args": data},
-        "trainer": {"accelerator": "cpu", "limit_val_batches": 2, "val_check_interval": 0.5},
-        "checkpoint": {"every_n_train_steps": 20},
-    }
+    trainer = {"accelerator": "cpu", "limit_val_batches": 2, "val_check_interval": 0.5}
+    fit = tiny_experiment(corpus, tokenizer_dir, tmp_path / "cache", trainer, checkpoint={"every_n_train_steps": 20})
     (tmp_path / "real.yaml").write_text(yaml.safe_dump(fit))
     file = write_protocol(tmp_path, config="real.yaml", settings={"trainer.max_steps": 200})
     run = tmp_path / "runs" / "protocol_real" / "seed=0" / "version_0"

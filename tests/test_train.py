@@ -9,7 +9,7 @@ import torch
 import yaml
 
 import train
-from helpers import CONFIG, complaint
+from helpers import CONFIG, complaint, tiny_experiment
 
 pytestmark = [
     pytest.mark.usefixtures("command_line"),
@@ -22,16 +22,9 @@ QUIET = ("--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory: pytest.TempPathFactory, corpus: Path, tokenizer_dir: Path) -> dict[str, Any]:
     """A complete experiment of four steps, as a YAML file would hold it."""
-    data = {"path": str(corpus), "tokenizer": str(tokenizer_dir), "length": 16, "batch_size": 8}
-    data["cache_dir"] = str(tmp_path_factory.mktemp("cache"))
     trainer = {"max_steps": 4, "limit_val_batches": 3, "callbacks": [{"class_path": "OneCycleLR"}]}
-    return {
-        "experiment": "tiny",
-        "model": {"class_path": "MaskedLanguageModel", "init_args": {"config": CONFIG}},
-        "data": {"class_path": "TextDataModule", "init_args": data},
-        "trainer": trainer,
-        "checkpoint": {"every_n_train_steps": 2},
-    }
+    cache = tmp_path_factory.mktemp("cache")
+    return tiny_experiment(corpus, tokenizer_dir, cache, trainer, checkpoint={"every_n_train_steps": 2})
 
 
 @pytest.fixture

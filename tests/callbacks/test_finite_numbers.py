@@ -109,14 +109,35 @@ def test_a_resumed_run_is_the_whole_one_also_between_two_skipped_steps(tmp_path:
     assert_identical(copies(parameters(first)), copies(parameters(second)))
 
 
-def test_too_many_in_a_row_end_the_run_and_name_the_last_good_checkpoint(tmp_path: Path, text_data: Data) -> None:
-    saving = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=2)
+@pytest.mark.parametrize(("kept", "good"), [(-1, "step=2.ckpt"), (1, "step=4.ckpt")])
+def test_too_many_in_a_row_end_the_run_and_name_the_last_good_checkpoint(
+    tmp_path: Path, text_data: Data, kept: int, good: str
+) -> None:
+    """That of before the first of them, or where it has made room for a later one, that one: its weights are the same."""
+    saving = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=2, save_top_k=kept)
     callbacks = [FiniteNumbers(in_a_row=3), Breaks(1, 3, 4, 5), saving, RunSummary()]
-    good = tmp_path / "step=2.ckpt"
-    with pytest.raises(RunEnded, match=rf"step 5: .* \(3 in a row, 4 in all\); .*The last good checkpoint: {good}") as end:
+    line = rf"step 5: .* \(3 in a row, 4 in all\); .*The last good checkpoint: {tmp_path / good}$"
+    with pytest.raises(RunEnded, match=line) as end:
         fit(tmp_path, text_data(), callbacks, 8, enable_checkpointing=True)
+    assert (tmp_path / good).exists()
     assert end.value.code == NOT_FINITE
     assert RunRecord.read(tmp_path / "summary.json").status == "failed"
+
+
+def test_a_checkpoint_with_a_weight_that_is_not_finite_is_no_good_one(tmp_path: Path, text_data: Data) -> None:
+    """Another callback, or a device, has broken a weight; the checkpoint of step 4 has it already."""
+
+    class BreaksWeight(Callback):
+        def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
+            if trainer.global_step == 4:
+                with torch.no_grad():
+                    parameters(trainer)[LAYER][0, 0] = torch.inf
+
+    saving = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=2, save_top_k=-1, save_last=True)
+    line = rf"step 4: the weight {LAYER} is not finite; .*The last good checkpoint: {tmp_path / 'step=2.ckpt'}"
+    with pytest.raises(RunEnded, match=line):
+        fit(tmp_path, text_data(), [BreaksWeight(), saving, FiniteNumbers(in_a_row=1)], 8, enable_checkpointing=True)
+    assert (tmp_path / "step=4.ckpt").exists()
 
 
 def test_the_scalers_own_skips_do_not_count_and_a_loss_does(tmp_path: Path, text_data: Data) -> None:

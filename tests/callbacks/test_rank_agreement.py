@@ -172,6 +172,8 @@ def test_weights_in_pieces_are_refused() -> None:
         ValueError, match=r"RigL needs whole weights on every device \(one device or DDP\), not FSDPStrategy"
     ):
         sparse.on_fit_start(trainer, None)
+    with pytest.raises(ValueError, match="a run, .* needs whole weights on every device .* not FSDPStrategy"):
+        RankAgreement().setup(trainer, None, "fit")  # also of a dense run
 
 
 def test_one_rank_is_left_alone(tmp_path: Path, text_data: Data, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from callbacks import (
     LRRangeTest,
     OneCycleLR,
     RandomState,
+    ResumeRules,
     RigL,
     RunSummary,
     SparseTraining,
@@ -279,17 +280,23 @@ def test_a_checkpoint_in_the_middle_of_a_run_holds_the_time_until_then(tmp_path:
     assert state["train_seconds"] > 0.5
 
 
-def test_average_density_is_that_of_the_forward_passes_also_across_a_resume(tmp_path: Path, text_data: Data) -> None:
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_average_density_is_that_of_the_forward_passes_also_across_a_resume(
+    tmp_path: Path, text_data: Data, micro_batches: int
+) -> None:
     """Pruned by a cubic curve from 0 to 80 % at steps 2, 3 and 4 of 8: pass 4 sees half of the ramp."""
 
     def callbacks() -> list[Callback]:
-        return [RunSummary(), GMP(sparsity=0.8, start=0.25, end=0.5, every=1), OneCycleLR(), RandomState()]
+        schedule = OneCycleLR()
+        return [ResumeRules(), RunSummary(), GMP(sparsity=0.8, start=0.25, end=0.5, every=1), schedule, RandomState()]
 
     trainer = fit(tmp_path, text_data(), callbacks(), max_steps=8, limit_train_batches=6, max_epochs=1)
     half_pruned = 1 - 0.8 * (1 - 0.5**3)
     assert read(tmp_path)["average_density"] == pytest.approx((4 + half_pruned + 0.2) / 6, abs=1e-4)
     trainer.save_checkpoint(tmp_path / "half.ckpt")
-    fit(tmp_path, text_data(), callbacks(), max_steps=8, ckpt_path=tmp_path / "half.ckpt")
+    data = text_data(batch_size=8 // micro_batches)
+    options = {"ckpt_path": tmp_path / "half.ckpt", "accumulate_grad_batches": micro_batches}
+    fit(tmp_path, data, callbacks(), max_steps=8, **options)
     assert read(tmp_path)["average_density"] == pytest.approx((4 + half_pruned + 3 * 0.2) / 8, abs=1e-4)
 
 

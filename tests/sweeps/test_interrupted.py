@@ -1,5 +1,6 @@
 """A sweep that is asked to stop takes its fits with it, however its workers come to their ends."""
 
+import json
 import os
 import signal
 import subprocess
@@ -32,8 +33,8 @@ def test_a_sweep_that_is_interrupted_ends_its_fits(tmp_path: Path, ended_by: sig
     """The signal goes to the sweep alone, not to its process group, as of a supervisor and not of Ctrl-C."""
     (tmp_path / "protocol.yaml").write_text(f"config: {FAKE}\nseeds: 2\n")
     program = "import sys, sweep; sweep.run(sys.argv[2:], (sys.executable, sys.argv[1]))"
-    arguments = ["--config", str(tmp_path / "protocol.yaml"), "--runs", str(tmp_path / "runs"), "--", "--seconds=600"]
-    arguments += ["--schedule.max_lr=1", "--best=1"]
+    arguments = ["--config", str(tmp_path / "protocol.yaml"), "--runs", str(tmp_path / "runs")]
+    arguments += ["--name=s", "--", "--seconds=600", "--schedule.max_lr=1", "--best=1"]
     environment = os.environ | {"HOME": str(tmp_path)}
     command = [sys.executable, "-c", program, str(FAKE), *arguments]
     with (tmp_path / "output").open("w") as output:
@@ -49,6 +50,8 @@ def test_a_sweep_that_is_interrupted_ends_its_fits(tmp_path: Path, ended_by: sig
         driver.wait(60)
     finally:
         driver.kill()
+    entries = json.loads((tmp_path / "runs" / "s" / "sweep.json").read_text())["trials"].values()
+    assert {entry["status"] for entry in entries} == {"stopped"}
     deadline = time.monotonic() + 30
     while any(map(alive, fits(tmp_path))) and time.monotonic() < deadline:
         time.sleep(0.1)

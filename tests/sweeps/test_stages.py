@@ -140,6 +140,19 @@ def test_a_fit_waits_for_what_it_needs(trials: list[Trial], record: Record) -> N
     assert outlook["finetune_dense_CoLA_seed=0"] == "now"
 
 
+def test_a_fit_does_not_begin_without_one_that_was_stopped(trials: list[Trial], record: Record) -> None:
+    """Neither with a rate that is the best of the others, nor without its teacher; both may come another day."""
+    finish_tuning(record, dense=0, rigl=1)
+    (record.directory / record.trials["tune_dense_max_lr=0.2_seed=0"]["run"] / "summary.json").unlink()
+    record.end("tune_dense_max_lr=0.2_seed=0", stopped=True)
+    outlook = outlooks(trials, record)
+    assert outlook["tune_dense_max_lr=0.2_seed=0"] == "stopped"
+    assert outlook["pretrain_dense_seed=0"] == outlook["pretrain_rigl-kd_seed=0"] == "stopped"
+    assert outlook["pretrain_rigl_seed=0"] == "now"
+    again = Record.open(record.directory, HEADER, trials)
+    assert again.trials["tune_dense_max_lr=0.2_seed=0"]["status"] == "waiting"
+
+
 def test_what_a_fit_takes(trials: list[Trial], record: Record) -> None:
     finish_tuning(record, dense=0, rigl=1)
     for seed in (0, 1):

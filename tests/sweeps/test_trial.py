@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from run_record import Heartbeat, RunRecord
-from sweeps.trial import Fit, FitError, Reports, is_finished, last_line, patience, run_fit
+from sweeps.trial import STOPPED, Fit, FitError, Reports, is_finished, last_line, patience, run_fit
 
 ROOT = Path(__file__).parents[2]
 FAKE = (sys.executable, str(ROOT / "tests" / "fake_fit.py"))
@@ -85,9 +85,17 @@ def test_the_error_is_the_last_line_of_the_log(fit: Callable[..., Fit]) -> None:
     assert last_line(fit().log) == "RuntimeError: the loss is not finite"
 
 
-def test_a_fit_that_stops_early_has_not_finished(fit: Callable[..., Fit]) -> None:
+def test_a_fit_that_ends_early_has_not_finished(fit: Callable[..., Fit]) -> None:
     with pytest.raises(FitError, match="ended with status 'stopped', not 'finished'"):
-        run_fit(fit(behaviour="stops"), no_report)
+        run_fit(fit(behaviour="ends early"), no_report)
+
+
+def test_a_fit_that_was_told_to_stop_has_not_failed_and_goes_on(fit: Callable[..., Fit], tmp_path: Path) -> None:
+    reports: list[dict[str, float]] = []
+    run_fit(fit(behaviour="stops"), reports.append)
+    assert reports == [{STOPPED: 1.0}]
+    run_fit(fit(behaviour="stops"), no_report)
+    assert [event for event, *_ in events(tmp_path)] == ["begins", "begins", "ends"]
 
 
 def test_a_fit_that_hangs_is_ended_with_all_its_processes(fit: Callable[..., Fit], tmp_path: Path) -> None:

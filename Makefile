@@ -50,7 +50,7 @@ lint: $(VENV)/installed ## lint, format, spelling, types
 	$(VENV)/bin/mypy
 
 test: lint docs ## run every check: lint, format, spelling, types, documentation, tests
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not realdata"
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --maxprocesses 4 --dist loadfile --max-worker-restart 0 -m "not realdata"
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -m realdata # hundreds of steps of a real encoder, in a process of their own
 
 tensorboard: $(VENV)/installed ## show all runs at http://localhost:6006

@@ -6,6 +6,7 @@ The packages are extras: ``pip install 'trifecta[onnx]'`` and ``'trifecta[openvi
 """
 
 import contextlib
+import functools
 import importlib
 import inspect
 import io
@@ -43,6 +44,16 @@ def extra(module: str, name: Format) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         raise ValueError(f"{module} is not installed: pip install 'trifecta[{name}]'") from error
+
+
+@functools.cache
+def openvino_core() -> Any:
+    """OpenVINO's runtime, one for the life of the process.
+
+    Its CPU plugin puts an alternate signal stack in place of the thread's, and the one before back when it goes. Of two that go
+    in the order in which they came, the second puts back memory that the first has freed, and the next signal ends the process.
+    """
+    return extra("openvino", "openvino").Core()
 
 
 def input_names(model: nn.Module) -> list[str]:
@@ -151,9 +162,8 @@ def onnx_session(file: Path, threads: int) -> Run:
 
 def openvino_session(file: Path, threads: int, precision: Literal["f32", "bf16"] = "f32") -> Run:
     """A function from the tokenizer's tensors to the output, in OpenVINO on the CPU, which by itself would take bf16."""
-    openvino = extra("openvino", "openvino")
     settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
-    compiled = openvino.compile_model(file, "CPU", settings)
+    compiled = openvino_core().compile_model(file, "CPU", settings)
     names = [each.get_any_name() for each in compiled.inputs]
     return lambda inputs: torch.from_numpy(np.array(compiled({name: inputs[name].numpy() for name in names})[0]))
 
@@ -170,7 +180,7 @@ def constants(file: Path, format: Format) -> list[np.ndarray]:
         onnx = extra("onnx", "onnx")
         arrays = [onnx.numpy_helper.to_array(each) for each in onnx.load(file).graph.initializer]
     else:
-        operations = extra("openvino", "openvino").Core().read_model(file).get_ops()
+        operations = openvino_core().read_model(file).get_ops()
         arrays = [each.get_data() for each in operations if each.get_type_name() == "Constant"]
     return [array for array in arrays if array.ndim == 2]
 

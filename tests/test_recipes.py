@@ -82,7 +82,7 @@ def on_two_ranks(place: Path, corpus: Path, tokenizer_dir: Path) -> Path:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
     command += [str(Path(__file__).with_name("recipes_on_two_ranks.py")), str(place), *arguments]
     environment = {"PYTHONPATH": f"{ROOT}:{Path(__file__).parent}", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(command, cwd=place, capture_output=True, text=True, env=os.environ | environment, timeout=280)
+    ended = subprocess.run(command, cwd=place, capture_output=True, text=True, env=os.environ | environment, timeout=840)
     assert ended.returncode == 0, ended.stderr[-3000:]
     return place
 
@@ -114,6 +114,7 @@ def check(result: dict[str, Any], file: Path, trainer: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # two runs of each of them, in the one process of a rank that the first test waits for
 @pytest.mark.parametrize("file", PUBLISHED, ids=lambda file: file.stem)
 def test_published_recipe_on_two_ranks(file: Path, on_two_ranks: Path) -> None:
     result = json.loads((on_two_ranks / f"{file.stem}-eight_gpus.json").read_text())

@@ -1,5 +1,7 @@
 """ONNX and OpenVINO files compute what torch does, on real sentences, and keep every zero."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -126,3 +128,22 @@ def test_zeros_that_were_lost_are_noticed() -> None:
 def test_what_is_not_installed_is_said_in_one_line() -> None:
     with pytest.raises(ValueError, match=r"no_such_runtime is not installed: pip install 'trifecta\[onnx\]'"):
         exchange.extra("no_such_runtime", "onnx")
+
+
+def test_a_signal_finds_its_stack_when_sessions_have_come_and_gone(tmp_path: Path) -> None:
+    """In the order in which they came, which once left the process with an alternate signal stack in memory that was freed."""
+    file = export(
+        sparse(AutoModelForMaskedLM.from_config(AutoConfig.for_model(**CONFIG, vocab_size=90))), tmp_path, "openvino"
+    )
+    program = f"""
+import faulthandler, os, signal
+from pathlib import Path
+from deployment.exchange import openvino_session
+faulthandler.enable()
+signal.signal(signal.SIGUSR1, lambda *_: print("received"))
+sessions = [openvino_session(Path({str(file)!r}), 1, precision) for precision in ("f32", "bf16")]
+del sessions[0], sessions[0]
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (0, "received\n"), ended.stderr

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 from jsonargparse import Namespace, set_parsing_settings
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
@@ -21,9 +22,11 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveCon
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins import CheckpointIO
 from pytorch_lightning.utilities import rank_zero_only
+from transformers.utils import logging as transformers_logging
 
 import datamodules  # noqa: F401  (short class names resolve in YAML)
 import lightning_modules  # noqa: F401
+from arguments import command_line
 from callbacks import (
     CheckedCheckpointIO,
     ExportPretrained,
@@ -48,10 +51,12 @@ from callbacks import (
     StepwiseSchedule,
     StopOnSignal,
     flat_settings,
+    naming_lost_peers,
     plain_settings,
     quiet_lightning,
 )
-from cpu import multiply_with_onednn
+from command_help import class_help, lightning_errors
+from cpu import keep_freed_memory, multiply_with_onednn
 from internals import CommandLineFirst, wait_at_most
 from run_directory import EVENTS, HoldRun, begun, clear_attempt, directory_of, last_checkpoint, newest_version
 from run_record import is_held
@@ -274,6 +279,20 @@ def loggers_in(run: Path, given: Sequence[Logger], settings: Sequence[Namespace]
         here = "save_dir" in arguments and arguments["save_dir"] in (".", None)
         loggers.append(type(logger)(**arguments | {"save_dir": run}) if here else logger)
     return loggers
+
+
+def run_subcommand(arguments: list[str] | None = None) -> TrifectaCLI:
+    """:func:`build` with what makes a process of training fast and quiet; errors of Lightning are a user's to mend."""
+    if help_text := class_help(command_line(arguments)):
+        print(help_text)
+        sys.exit()
+    quiet_lightning()
+    keep_freed_memory()
+    transformers_logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    torch.set_float32_matmul_precision("high")
+    with naming_lost_peers(), lightning_errors():
+        return build(arguments)
 
 
 def build(arguments: list[str] | None = None, kind: type[TrifectaCLI] = TrifectaCLI, run: bool = True) -> TrifectaCLI:

@@ -48,34 +48,6 @@ CHOICES = {
 """Option → the classes of this project that it takes, by name."""
 
 
-EXAMPLES = """\
-A fit on text that is already on the machine, and one on text of your own:
-  python train.py fit --config cpu_bench
-  python train.py fit --config cpu_bench --data.path my_text/ --trainer.max_steps 1000
-The published recipe on eight GPUs:
-  python train.py fit --config sparse_80_kd_onecycle_lr_rigl --trainer eight_gpus
-Go on with the newest run of an experiment:
-  python train.py fit --config cpu_bench --ckpt_path last
-Finetune an exported model on a task of GLUE:
-  python train.py fit --config finetune --data.task MRPC --data.path GLUE_DIRECTORY --model.pretrained DIRECTORY
-
-A name is a file of configs/; later options win over earlier ones, and a --config over the one before it.
-
-  --model.help, --data.help, --masks.help, --schedule.help, --trainer.callbacks.help   which classes there are
-  --masks.help RigL                   the settings of one, likewise of the others
-  --print_config                      everything that the options given so far make, as YAML
-  SUBCOMMAND --help all               all options of fit, validate, test or predict, some of them this project's:
-                                      --experiment, --runs, --version, --checkpoint, --export, --submission, --ckpt_path
-"""
-
-
-def help_screen(arguments: Sequence[str]) -> str | None:
-    """What is shown in place of a run: examples and where the rest is, or :func:`class_help`; None where a run is asked for."""
-    if arguments[-1:] in (["--help"], ["-h"]) and len(arguments) <= 2:
-        return f"usage: train.py {{fit,validate,test,predict}} --config FILE_OR_NAME [OPTION …]\n\n{EXAMPLES}"
-    return class_help(arguments)
-
-
 def class_help(arguments: Sequence[str]) -> str | None:
     """What ``--model.help`` and the like show where no class is named; None where the command asks for something else."""
     for argument, following in itertools.pairwise([*arguments, "--"]):

@@ -57,10 +57,27 @@ def with_shipped_configs(arguments: Sequence[str], places: Places = OF_FITS) -> 
     return found
 
 
+def configs_of(arguments: Sequence[str]) -> list[str]:
+    """What a command line gives as ``--config``."""
+    following = itertools.pairwise([*arguments, ""])
+    given = [value if option in ("--config", "-c") else option.removeprefix("--config=") for option, value in following]
+    return [value for value, option in zip(given, arguments, strict=True) if value != option]
+
+
+def check_configs(arguments: Sequence[str]) -> None:
+    """Refuse a ``--config`` that is not there, before anything is imported that takes seconds; YAML in its place passes.
+
+    Raises:
+        ValueError: it names neither a file nor a shipped config.
+    """
+    for config in configs_of(arguments):
+        if not any(sign in config for sign in ":{\n") and not Path(config).is_file():
+            raise ValueError(f"config: {config or 'nothing'}: no such file, nor a shipped config of this name")
+
+
 def find_modules_beside(arguments: Sequence[str]) -> None:
     """Let ``class_path: my_module.MyClass`` find modules in this directory and beside each ``--config``, after all others."""
-    following = itertools.pairwise([*arguments, ""])
-    configs = [value if option in ("--config", "-c") else option.removeprefix("--config=") for option, value in following]
+    configs = configs_of(arguments)
     folders = [
         Path.cwd(),
         *(Path(config).absolute().parent for config in configs if Path(config).suffix in (".yaml", ".yml")),

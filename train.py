@@ -5,31 +5,53 @@ Subcommands ``fit``, ``validate``, ``test`` and ``predict`` are Lightning's; ``-
 
 import sys
 from argparse import ArgumentError
-
-import datasets
-import torch
-from transformers.utils import logging as transformers_logging
+from typing import TYPE_CHECKING
 
 from arguments import command_line, one_line_errors
-from callbacks import naming_lost_peers, quiet_lightning
-from cli import TrifectaCLI, build
-from command_help import describe, help_screen, lightning_errors
-from cpu import keep_freed_memory
 from run_exit import ended_with_code
+from shipped import check_configs, with_shipped_configs
+
+if TYPE_CHECKING:
+    from cli import TrifectaCLI
+
+EXAMPLES = """\
+A fit on text that is already on the machine, and one on text of your own:
+  python train.py fit --config cpu_bench
+  python train.py fit --config cpu_bench --data.path my_text/ --trainer.max_steps 1000
+The published recipe on eight GPUs:
+  python train.py fit --config sparse_80_kd_onecycle_lr_rigl --trainer eight_gpus
+Go on with the newest run of an experiment:
+  python train.py fit --config cpu_bench --ckpt_path last
+Finetune an exported model on a task of GLUE:
+  python train.py fit --config finetune --data.task MRPC --data.path GLUE_DIRECTORY --model.pretrained DIRECTORY
+
+A name is a file of configs/; later options win over earlier ones, and a --config over the one before it.
+
+  --model.help, --data.help, --masks.help, --schedule.help, --trainer.callbacks.help   which classes there are
+  --masks.help RigL                   the settings of one, likewise of the others
+  --print_config                      everything that the options given so far make, as YAML
+  SUBCOMMAND --help all               all options of fit, validate, test or predict, some of them this project's:
+                                      --experiment, --runs, --version, --checkpoint, --export, --submission, --ckpt_path
+"""
 
 
-def main(arguments: list[str] | None = None) -> TrifectaCLI:
-    """Run the subcommand of ``arguments`` (the command line by default) with what makes a process of training fast and quiet."""
-    if help_text := help_screen(command_line(arguments)):
-        print(help_text)
+def main(arguments: list[str] | None = None) -> "TrifectaCLI":
+    """Run the subcommand of ``arguments`` (the command line by default), or show examples in its place."""
+    given = command_line(arguments)
+    if given[-1:] in (["--help"], ["-h"]) and len(given) <= 2:
+        print(f"usage: train.py {{fit,validate,test,predict}} --config FILE_OR_NAME [OPTION …]\n\n{EXAMPLES}", end="")
         sys.exit()
-    quiet_lightning()
-    keep_freed_memory()
-    transformers_logging.disable_progress_bar()
-    datasets.disable_progress_bars()
-    torch.set_float32_matmul_precision("high")
-    with naming_lost_peers(), lightning_errors():
-        return build(arguments)
+    check_configs(with_shipped_configs(given))
+    from cli import run_subcommand  # seconds: torch, Lightning, transformers and datasets come with it
+
+    return run_subcommand(arguments)
+
+
+def describe(error: Exception) -> str:
+    """The line of an error; of the parser's errors what is wrong and what there is."""
+    from command_help import describe
+
+    return describe(error)
 
 
 def run(arguments: list[str] | None = None) -> None:

@@ -40,11 +40,11 @@ if seed == 1 and behaviour == "fails":
     raise RuntimeError("the loss is not finite")
 if seed == 1 and behaviour == "hangs":
     time.sleep(600)
-if behaviour in ("stops", "ends early") and seed == 1 and not (run / "told").exists():
+if behaviour in (f"seed {seed} stops", "ends early") and not (run / "told").exists():
     (run / "told").touch()  # once
     summary("stopped")
     child.kill()
-    sys.exit(75 if behaviour == "stops" else 0)
+    sys.exit(0 if behaviour == "ends early" else 75)
 if behaviour == "searches":
     rate, steps = float(options["model.lr"]), int(options["trainer.max_steps"])
     for step in range(10, steps + 1, 10):

@@ -49,7 +49,7 @@ CASES: dict[str, list[tuple[tuple[str, ...], str]]] = {
         ((*FIT, "--config={in}/key.yaml"), "does not accept option 'trainer.max_stepz'"),
         ((*FIT, "--config={in}/nested.yaml"), "'callbacks.RigL': Option 'sparsty' is not accepted"),
         ((*FIT, "--config={in}/syntax.yaml"), "Problems parsing config"),
-        ((*FIT, "--config={in}/nowhere.yaml"), "File does not exist"),
+        ((*FIT, "--config={in}/nowhere.yaml"), "nowhere.yaml: no such file, nor a shipped config of this name"),
         ((*FIT, "--config={in}/folder"), "folder"),
         ((*FIT, "--config={in}/latin1.txt"), "latin1.txt"),
         ((*FIT, "--trainer.max_stepz=3"), "--trainer.max_stepz=3"),

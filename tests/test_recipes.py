@@ -52,12 +52,16 @@ def place(tmp_path_factory: pytest.TempPathFactory, tokenizer_dir: Path) -> Path
 
 
 def options(file: Path, corpus: Path, tokenizer_dir: Path) -> list[str]:
-    """Size, data and steps; and where a run of ten steps has no update, or so small a model no budget, those."""
+    """Size, data and steps; and where a run of ten steps has no update, or so small a model no budget, those.
+
+    A tenth of ten steps would be a validation a step, and most of the test the drawing of figures.
+    """
     data = {"path": corpus, "tokenizer": tokenizer_dir, "length": 16, "batch_size": 4, "eval_sequences": 8, "num_workers": 0}
     given = [f"--model.config.{name}={value}" for name, value in SIZE.items()]
     given += [f"--data.{name}={value}" for name, value in (data | {"cache_dir": "cache"}).items()]
     given += [f"--trainer.max_steps={STEPS}", "--checkpoint.every_n_train_steps=5", "--checkpoint.save_top_k=-1"]
     given += ["--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu", "--trainer.log_every_n_steps=1"]
+    given.append("--trainer.val_check_interval=0.5")
     masks = settings(file).get("masks", {}).get("init_args", {})
     if "every" in masks:
         given.append("--masks.every=3")

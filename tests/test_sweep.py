@@ -148,10 +148,10 @@ def test_a_failed_and_a_hung_trial_hold_nobody(tmp_path: Path, pretrained: Path)
 @pytest.mark.parametrize("search", [False, True])
 def test_a_fit_that_was_told_to_stop_is_left_for_another_day(tmp_path: Path, search: bool) -> None:
     """It counts as no failure, is not tried again at once, and what needs it waits; the same command goes on with all of it."""
-    settings = {"schedule.max_lr": 0.2, "best": 0.2, "behaviour": "stops"}
+    settings = {"schedule.max_lr": 0.2, "best": 0.2, "behaviour": f"seed {0 if search else 1} stops"}
     if search:
-        settings |= {"trainer.max_steps": 20, "seed_everything": 1, "model.lr": 1}
-        space = {"trials": 1, "space": {"masks.every": {"choice": [10]}}, "first_cut": 20, "reduction": 2}
+        settings |= {"trainer.max_steps": 20}
+        space = {"trials": 1, "space": {"masks.every": {"choice": [10]}}, "first_cut": 10, "reduction": 2}
         file = write_protocol(tmp_path, settings=settings, search=space)
     else:
         stages = {

@@ -92,9 +92,9 @@ def test_a_fit_that_ends_early_has_not_finished(fit: Callable[..., Fit]) -> None
 
 def test_a_fit_that_was_told_to_stop_has_not_failed_and_goes_on(fit: Callable[..., Fit], tmp_path: Path) -> None:
     reports: list[dict[str, float]] = []
-    run_fit(fit(behaviour="stops"), reports.append)
+    run_fit(fit(behaviour="seed 1 stops"), reports.append)
     assert reports == [{STOPPED: 1.0}]
-    run_fit(fit(behaviour="stops"), no_report)
+    run_fit(fit(behaviour="seed 1 stops"), no_report)
     assert [event for event, *_ in events(tmp_path)] == ["begins", "begins", "ends"]
 
 

@@ -55,8 +55,8 @@ Dense, as any other model:
 ```python
 from transformers import AutoTokenizer, {auto}
 
-model = {auto}.from_pretrained("{name}")
-tokenizer = AutoTokenizer.from_pretrained("{name}")
+model = {auto}.from_pretrained("{address}")
+tokenizer = AutoTokenizer.from_pretrained("{address}")
 ```
 
 Packed into one file (`python deploy.py pack {name} {name}.packed`), and with sparse linear layers where they are faster:
@@ -142,7 +142,12 @@ def eval_results(
 
 
 def model_card(
-    export: Path, name: str, records: Sequence[RunRecord] = (), datasets: Iterable[str] = (), license: str | None = None
+    export: Path,
+    name: str,
+    records: Sequence[RunRecord] = (),
+    datasets: Iterable[str] = (),
+    license: str | None = None,
+    repository: str | None = None,
 ) -> "ModelCard":
     """The card of the model in ``export``.
 
@@ -152,6 +157,7 @@ def model_card(
         records: of its run first, then of the runs that differ from it by their seed.
         datasets: hub ids (OWNER/NAME), which the metadata lists, or names and paths, of which the last part is shown.
         license: identifier of the hub; what was trained on decides it, so there is no default.
+        repository: OWNER/NAME that it is loaded from; by default from a directory of the model's name.
 
     Raises:
         ValueError: no exported model there.
@@ -190,6 +196,7 @@ def model_card(
     )
     text = TEXT.format(
         name=name,
+        address=repository or name,
         summary=f"{kind} ({config.get('model_type')}), {size:,} parameters, of which {on:,} are not zero: "
         f"{1 - on / size:.2%} sparse.",
         sparsity="\n".join(f"| {each} | {size:,} | {on:,} | {1 - on / size:.2%} |" for each, (size, on) in counts.items()),
@@ -225,10 +232,16 @@ def recipe(record: RunRecord, datasets: Sequence[str] = ()) -> str:
 
 
 def write_card(
-    export: Path, name: str, records: Sequence[RunRecord] = (), datasets: Iterable[str] = (), license: str | None = None
+    export: Path,
+    name: str,
+    records: Sequence[RunRecord] = (),
+    datasets: Iterable[str] = (),
+    license: str | None = None,
+    repository: str | None = None,
 ) -> None:
     """Write :func:`model_card` into the directory of the model."""
-    (export / CARD_FILE).write_text(str(model_card(export, name, records, datasets, license)), encoding="utf-8")
+    card = model_card(export, name, records, datasets, license, repository)
+    (export / CARD_FILE).write_text(str(card), encoding="utf-8")
 
 
 def _sparsity_report(export: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from callbacks import ExportPretrained
 from datamodules import TextDataModule
 from deployment import files_to_push, push
 from fake_hub import FakeHub, checksum
-from helpers import fit, parameters
+from helpers import fit
 
 CARD = "---\nlicense: mit\ntags: [sparse]\n---\n\n# little\n"
 
@@ -180,13 +180,14 @@ def test_a_run_sends_its_export_when_it_has_ended(
 ) -> None:
     said: list[str] = []
     for options in ({"dry_run": True}, {}):
-        trainer = fit(tmp_path, text_data(), [ExportPretrained(push_to_hub="ann/little", **options)], max_steps=1)
+        fit(tmp_path, text_data(), [ExportPretrained(push_to_hub="ann/little", **options)], max_steps=1)
         said.append(", ".join(hub.sent))
     assert said == ["", "ann/little"]
     assert hub.private["ann/little"]
     assert hub.sent["ann/little"] == checksums(tmp_path / "export")
     assert hub.sent["ann/little"].keys() == {path.name for path in (tmp_path / "export").iterdir()}
-    assert parameters(trainer)
+    card = (tmp_path / "export" / "README.md").read_text()
+    assert 'AutoModelForMaskedLM.from_pretrained("ann/little")' in card
 
 
 def test_a_run_whose_export_is_refused_has_it_on_the_disk(

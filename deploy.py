@@ -85,6 +85,7 @@ def push_command(options: argparse.Namespace) -> None:
         check_repository(options.repository)
         for name, size in files_to_push(options.export).items():
             print(f"would be sent: {name}, {size:,} bytes")
+        print(f"to the {'public' if options.public else 'private'} repository {options.repository}; nothing was sent")
         return
     print(push(options.export, options.repository, private=not options.public))
 

@@ -140,7 +140,8 @@ class ExportPretrained(Callback):
                 save_masks(directory, sparse.masks, parameters, made_by(sparse, trainer.global_step))
             summaries = [each for each in trainer.callbacks if isinstance(each, RunSummary)]  # type: ignore[attr-defined]
             records = [summary.record(trainer, pl_module, "finished") for summary in summaries]
-            write_card(directory, self.called(trainer, name), records, datasets_of(trainer), self.license)
+            repository = self.push_to_hub if name == "export" else None
+            write_card(directory, self.called(trainer, name), records, datasets_of(trainer), self.license, repository)
 
     def called(self, trainer: Trainer, name: str) -> str:
         """What the model in the directory ``name`` is called."""

@@ -55,8 +55,8 @@ Dense, as any other model:
 ```python
 from transformers import AutoTokenizer, {auto}
 
-model = {auto}.from_pretrained("{name}")
-tokenizer = AutoTokenizer.from_pretrained("{name}")
+model = {auto}.from_pretrained("{address}")
+tokenizer = AutoTokenizer.from_pretrained("{address}")
 ```
 
 Packed into one file (`python deploy.py pack {name} {name}.packed`), and with sparse linear layers where they are faster:
@@ -130,7 +130,7 @@ def eval_results(
             task_type=pipeline,
             dataset_type="nyu-mll/glue" if task else "text",
             dataset_name=f"GLUE {task}" if task else ", ".join(datasets) or "text",
-            dataset_config=GLUE[task].name.lower().replace("-", "") if task else None,
+            dataset_config=GLUE[task].hub if task else None,
             dataset_split="test" if name.startswith("test_") else "validation",
             metric_type=name,
             metric_name=name,
@@ -142,7 +142,12 @@ def eval_results(
 
 
 def model_card(
-    export: Path, name: str, records: Sequence[RunRecord] = (), datasets: Iterable[str] = (), license: str | None = None
+    export: Path,
+    name: str,
+    records: Sequence[RunRecord] = (),
+    datasets: Iterable[str] = (),
+    license: str | None = None,
+    repository: str | None = None,
 ) -> "ModelCard":
     """The card of the model in ``export``.
 
@@ -150,11 +155,18 @@ def model_card(
         export: directory of the model; its config, weights and ``sparsity.json`` are read.
         name: of the model.
         records: of its run first, then of the runs that differ from it by their seed.
-        datasets: hub ids, or paths of which the last part is shown.
+        datasets: hub ids (OWNER/NAME), which the metadata lists, or names and paths, of which the last part is shown.
         license: identifier of the hub; what was trained on decides it, so there is no default.
+        repository: OWNER/NAME that it is loaded from; by default from a directory of the model's name.
+
+    Raises:
+        ValueError: no exported model there.
     """
     from huggingface_hub import ModelCard, ModelCardData
 
+    for each in ("config.json", WEIGHTS_FILE):
+        if not (export / each).is_file():
+            raise ValueError(f"{export}: no {each} there; expected the directory of an exported model")
     config = json.loads((export / "config.json").read_text(encoding="utf-8"))
     kind = (config.get("architectures") or [""])[0]
     ending = next((each for each in PIPELINES if kind.endswith(each)), "")
@@ -165,6 +177,7 @@ def model_card(
     size, on = counts["model"]
     names = [without_paths(each) for each in datasets]
     task = records[0].task if records else None
+    ids = ["nyu-mll/glue"] if task else [each for each in names if is_hub_id(each)]
     found = scores(records)
     made_by = {key: value for key, value in report.get("made_by", {}).items() if key != "initial_nnz"}
     method = made_by.pop("method", None)
@@ -172,7 +185,7 @@ def model_card(
         library_name="transformers",
         pipeline_tag=PIPELINES.get(ending),
         tags=["trifecta", "sparse" if on < size else "dense", *([str(method).lower()] if method else [])],
-        datasets=(["nyu-mll/glue"] if task else names) or None,
+        datasets=ids or None,
         license=license,
         model_name=name,
         metrics=list(found) or None,
@@ -183,20 +196,28 @@ def model_card(
     )
     text = TEXT.format(
         name=name,
+        address=repository or name,
         summary=f"{kind} ({config.get('model_type')}), {size:,} parameters, of which {on:,} are not zero: "
         f"{1 - on / size:.2%} sparse.",
         sparsity="\n".join(f"| {each} | {size:,} | {on:,} | {1 - on / size:.2%} |" for each, (size, on) in counts.items()),
         made_by=f"Masks by {method}: {settings}.\n" if method else "",
         results="\n".join(f"- {each}: {with_spread(values)}" for each, values in found.items()) or "None are recorded.",
-        recipe=recipe(records[0]) if records else "Not recorded.",
+        recipe=recipe(records[0], names) if records else "Not recorded.",
         auto=f"AutoModel{ending}",
     )
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
 
 
-def recipe(record: RunRecord) -> str:
+def is_hub_id(name: str) -> bool:
+    """Whether a data set is one of the hub's, OWNER/NAME, and nothing that lies on this machine. The hub takes no other."""
+    return bool(re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name)) and not Path(name).exists()
+
+
+def recipe(record: RunRecord, datasets: Sequence[str] = ()) -> str:
     """The experiment, its cost and its command, in Markdown."""
     lines = [f"- experiment: {record.experiment}"]
+    if datasets:
+        lines.append(f"- text: {', '.join(datasets)}")
     if record.pretrained:
         lines.append(f"- started from: {record.pretrained_name or model_name(record.pretrained)}")
     for label, value in (("seed", record.seed), ("optimizer steps", record.steps), ("tokens", record.tokens)):
@@ -211,10 +232,16 @@ def recipe(record: RunRecord) -> str:
 
 
 def write_card(
-    export: Path, name: str, records: Sequence[RunRecord] = (), datasets: Iterable[str] = (), license: str | None = None
+    export: Path,
+    name: str,
+    records: Sequence[RunRecord] = (),
+    datasets: Iterable[str] = (),
+    license: str | None = None,
+    repository: str | None = None,
 ) -> None:
     """Write :func:`model_card` into the directory of the model."""
-    (export / CARD_FILE).write_text(str(model_card(export, name, records, datasets, license)), encoding="utf-8")
+    card = model_card(export, name, records, datasets, license, repository)
+    (export / CARD_FILE).write_text(str(card), encoding="utf-8")
 
 
 def _sparsity_report(export: Path) -> dict[str, Any]:

@@ -2,8 +2,12 @@
 
 from pathlib import Path
 
+from arguments import one_line
 from deployment.compressed import CARRIED, WEIGHTS_FILE
 from run_record import CARD_FILE
+
+REMEDIES = {401: "log in first: hf auth login", 403: "take a name of your own, or a token that may write there"}
+"""What to do, by the status that the hub answers with."""
 
 
 def files_to_push(directory: Path) -> dict[str, int]:
@@ -43,10 +47,10 @@ def push(directory: Path, repository: str, private: bool = True) -> str:
 
     Raises:
         ValueError: no model there, no such name, or a public repository where a private one is asked for.
-        OSError: the hub cannot be reached, or refuses.
+        OSError: the hub cannot be reached, or refuses; one line.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HTTPError  # of the HTTP library that it is built on
 
     check_repository(repository)
     files = files_to_push(directory)
@@ -61,6 +65,16 @@ def push(directory: Path, repository: str, private: bool = True) -> str:
             allow_patterns=list(files),
             commit_message=f"{directory.resolve().name}, with its {CARD_FILE}",
         )
-    except HfHubHTTPError as error:
-        raise OSError(f"{repository} was not pushed: {' '.join(str(error).split())[:200]}") from error
+    except (HTTPError, OSError, RuntimeError) as error:  # RuntimeError is of the uploads of large files
+        raise OSError(f"{repository} was not pushed: {reason(error, hub.endpoint)}") from error
     return str(commit.commit_url)
+
+
+def reason(error: Exception, endpoint: str) -> str:
+    """Why a push failed, in one line: what the hub said and what to do, or that it was not reached."""
+    response = getattr(error, "response", None)
+    if response is None:
+        return f"{endpoint} was not reached, or not to the end ({one_line(error)[:200] or type(error).__name__})"
+    said = one_line(ValueError(getattr(error, "server_message", None) or error))[:200]
+    remedy = REMEDIES.get(response.status_code)
+    return f"{response.status_code}, {said}" + (f"; {remedy}" if remedy else "")

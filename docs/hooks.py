@@ -18,6 +18,7 @@ from sparsity import methods
 
 EQUATION = re.compile(r"^\$\$\n(.+?)\n\$\$$", re.DOTALL | re.MULTILINE)
 OPTIONS = re.compile(r"^\{\{ options (\w+) \}\}$", re.MULTILINE)
+FLAG = re.compile(r"(?<=[\s>])--\w[\w.:-]*")
 
 
 def described(kind: type) -> dict[str, str]:
@@ -59,3 +60,8 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     """Called by MkDocs with the text of each page."""
     markdown = OPTIONS.sub(lambda found: options_table(found[1]), markdown)
     return EQUATION.sub(lambda found: convert(found[1], display="block"), markdown)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Called by MkDocs with the HTML of each page: a line that is broken is not broken after the hyphens of an option."""
+    return FLAG.sub(r'<span class="option">\g<0></span>', html)

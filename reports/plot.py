@@ -149,15 +149,16 @@ def write_values(axes: Axes, panel: Panel, models: Sequence[str]) -> None:
 
 
 def draw_floor(axes: Axes, loss: float) -> None:
-    """The loss of word frequencies alone, as a line."""
+    """The loss of word frequencies alone, as a line, and its name on the side that has more room."""
     axes.axvline(loss, color=BEHIND, linestyle="--", linewidth=1)
+    to_the_left = loss > sum(axes.get_xlim()) / 2
     axes.annotate(
         f"word frequencies alone: {loss:.3f}",
         (loss, 1),
         xycoords=axes.get_xaxis_transform(),
-        xytext=(-4, -2),
+        xytext=(-4 if to_the_left else 4, -2),
         textcoords="offset points",
-        ha="right",
+        ha="right" if to_the_left else "left",
         va="top",
         fontsize=9,
         color="0.35",

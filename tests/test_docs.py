@@ -1,21 +1,29 @@
 """What README and documentation say can be done is done: shell lines parse, Python runs, everything public is described.
 
-A line that needs hardware, data or a trained model stands in a block whose title says so (```` ```sh title="needs 8 GPUs" ````);
-of these, too, the options of this project's own programs are parsed.
+What is done with a finished model (``deploy.py``, ``examples/``, Python that loads one) is done with a tiny one, but nothing is
+timed. A line that needs hardware or data stands in a block whose title says so (```` ```sh title="needs 8 GPUs" ````); of these,
+too, the options of this project's own programs are parsed.
 """
 
 import ast
+import contextlib
 import importlib
 import inspect
 import re
+import runpy
 import shlex
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from huggingface_hub import constants
+from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers.models.auto.configuration_auto import AutoConfig
 
 import cli
 import deploy
@@ -23,7 +31,12 @@ import report
 import sweep
 import train
 from command_help import CHOICES
+from deployment import pack
+from fake_hub import FakeHub
+from helpers import CONFIG
+from run_record import RunRecord
 from shipped import CONFIGS, OF_SWEEPS, with_shipped_configs
+from sparsity import MaskSet, save_masks
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -31,6 +44,7 @@ FENCE = re.compile(r"^```(\w+)(?: title=\"([^\"]*)\")?\n(.*?)^```$", re.DOTALL |
 MAKE = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 EXTRAS = (ROOT / "setup.cfg").read_text(encoding="utf-8")
 MISUNDERSTOOD = r"unrecognized arguments|invalid choice|are required|expected (one|at least one) argument|invalid .* value"
+FINISHED = ("needs an exported model", "needs the quickstart's student")  # which there is, for the tests
 PACKAGES = ("sparsity", "callbacks", "datamodules", "deployment", "lightning_modules")
 
 
@@ -58,6 +72,50 @@ def commands() -> Iterator[tuple[Block, list[str]]]:
                 yield block, words
 
 
+@pytest.fixture(scope="module")
+def finished_once(tmp_path_factory: pytest.TempPathFactory, tokenizer_dir: Path) -> Path:
+    """What the pages take for granted: runs with exports, tiny and of 2:4 masks, and a packed file."""
+    root, tokenizer = tmp_path_factory.mktemp("finished"), AutoTokenizer.from_pretrained(tokenizer_dir)
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(**CONFIG | {"hidden_size": 64, "max_position_embeddings": 130}, vocab_size=len(tokenizer))
+    kinds = {
+        "quickstart": AutoModelForMaskedLM,
+        "two_of_four": AutoModelForMaskedLM,
+        "glue": AutoModelForSequenceClassification,
+    }
+    for name, kind in kinds.items():
+        model, export = kind.from_config(config), root / "runs" / name / "version_0" / "export"
+        parameters = {name: weight for name, weight in model.named_parameters() if "encoder" in name and weight.ndim == 2}
+        masks = MaskSet({name: two_of_four(weight) for name, weight in parameters.items()})
+        masks.zero_weights_(parameters)
+        for each in (model, tokenizer):
+            each.save_pretrained(export)
+        save_masks(export, masks, parameters, {"method": "Static"})
+    for seed in range(3):
+        record = RunRecord(experiment="glue", status="finished", task="CoLA", seed=seed, metrics={"matthews": seed / 4})
+        record.write(root / "runs" / "glue" / f"version_{seed}")
+    (root / "runs" / "…").symlink_to("quickstart/version_0")
+    pack(root / "runs" / "quickstart" / "version_0" / "export", root / "model.packed")
+    return root
+
+
+def two_of_four(weight: torch.Tensor) -> torch.Tensor:
+    """Every second weight of a row."""
+    return torch.arange(weight.shape[1]).expand_as(weight) % 2 == 0
+
+
+@pytest.fixture
+def finished(finished_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy for one page, and a hub to push to."""
+    hub = FakeHub()
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setenv("HF_TOKEN", "hf_writer")
+    yield shutil.copytree(finished_once, tmp_path / "finished", symlinks=True)
+    hub.close()
+
+
 def parse_fit(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """As train.py parses it; the classes are found, their settings known, and nothing is made."""
     monkeypatch.setattr(sys, "argv", ["train.py"])
@@ -72,7 +130,9 @@ def parse_fit(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert yaml.safe_load(capsys.readouterr().out)
 
 
-def check_command(words: list[str], needs: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def check_command(
+    words: list[str], needs: str, finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Raise where a line cannot be as it stands."""
     if words[:2] == ["python", "-m"] and words[2] == "datamodules.glue_download":
         names = set(re.findall(r'"--(\w+)"', (ROOT / "datamodules/glue_download.py").read_text(encoding="utf-8")))
@@ -87,13 +147,20 @@ def check_command(words: list[str], needs: str, monkeypatch: pytest.MonkeyPatch,
         parse_fit(rest, monkeypatch, capsys)
     elif script == "sweep.py":
         assert sweep.parse(rest).config.is_file()
+    elif script == "deploy.py" and rest[0] != "latency":
+        with contextlib.chdir(finished):
+            deploy.main(rest)
+        capsys.readouterr()
+    elif script.startswith("examples/"):
+        monkeypatch.setattr(sys, "argv", [script, *rest])
+        with contextlib.chdir(finished):
+            runpy.run_path(str(ROOT / script), run_name="__main__")
     elif script in ("report.py", "deploy.py"):
-        program = {"report.py": report, "deploy.py": deploy}[script]
         if "budget" in rest and "--config" in rest:
             cli.planned_fit(rest[1:])
         else:  # which finds nothing there, after it has understood what was asked for
             with pytest.raises((ValueError, OSError)) as found:
-                program.main(rest)
+                (report if script == "report.py" else deploy).main(rest)
             assert not re.search(MISUNDERSTOOD, str(found.value)), found.value
     elif script:
         source = (ROOT / script).read_text(encoding="utf-8")
@@ -112,29 +179,30 @@ def check_command(words: list[str], needs: str, monkeypatch: pytest.MonkeyPatch,
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_shell_line_can_be_as_it_stands(
-    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    page: Path, tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "configs").symlink_to(CONFIGS)
-    (tmp_path / "my_method.yaml").write_text("masks: {class_path: RigL}\n")
-    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "configs").symlink_to(CONFIGS)
+    (tmp_path / "empty" / "my_method.yaml").write_text("masks: {class_path: RigL}\n")
+    monkeypatch.chdir(tmp_path / "empty")
     monkeypatch.setattr(sys, "path", list(sys.path))
     for block, words in commands():
         if block.page == page:
             try:
-                check_command(words, block.needs, monkeypatch, capsys)
+                check_command(words, block.needs, finished, monkeypatch, capsys)
             except (Exception, SystemExit) as error:
                 pytest.fail(f"{shlex.join(words)}: {type(error).__name__}: {error}")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_python_block_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_python_block_runs(page: Path, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the order of the page, in one namespace; ``python`` blocks are files of the reader's own, and ``py`` what is run."""
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(finished)
     names: dict[str, object] = {"__name__": "documentation"}
     for block in blocks("py", "python"):
         if block.page == page:
             code = compile(block.text, str(page), "exec")
-            if block.language == "py" and not block.needs:
+            if block.language == "py" and block.needs in ("", *FINISHED):
                 exec(code, names)
 
 
@@ -202,7 +270,7 @@ def test_every_public_name_of_sparsity_is_in_the_api_reference() -> None:
 
 def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert len(readme.splitlines()) <= 170
+    assert len(readme.splitlines()) <= 150
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", readme):
         assert (ROOT / target).is_file(), target
 

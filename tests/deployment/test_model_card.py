@@ -1,21 +1,22 @@
 """The card of an export is read by the hub's own classes, counts what is there, and tells nothing of the machine."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
-import huggingface_hub
 import pytest
-from huggingface_hub import ModelCard
-from transformers import AutoModelForMaskedLM
+import yaml
+from huggingface_hub import EvalResult, ModelCard, constants
+from huggingface_hub.repocard import metadata_load
+from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
+from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification
 
+import deploy
 from callbacks import ExportPretrained, FinalValidation, RigL, RunSummary
 from datamodules import TextDataModule
-from deployment.model_card import class_of, public_command, scores, sparsity_by_class, with_spread, write_card
-from deployment.push import files_to_push, push
-from helpers import fit, parameters
+from deployment.model_card import class_of, is_hub_id, public_command, scores, sparsity_by_class, with_spread, write_card
+from fake_hub import FakeHub, complaint_about
+from helpers import fit
 from run_record import RunRecord, model_name
 
 
@@ -35,7 +36,8 @@ def test_a_card_is_what_the_hub_reads(run: Path) -> None:
     assert (card.data.model_name, card.data.library_name, card.data.license) == ("little", "transformers", "mit")
     assert card.data.pipeline_tag == "fill-mask"
     assert card.data.tags == ["trifecta", "sparse", "rigl"]
-    assert card.data.datasets == ["corpus.txt"]
+    assert card.data.datasets is None  # a text of this machine is none of the hub's
+    assert "- text: corpus.txt" in card.text
     results = {result.metric_name: result for result in card.data.eval_results}
     assert results["eval_loss"].metric_value == pytest.approx(record.eval_loss, abs=1e-6)
     assert results["perplexity"].metric_value == pytest.approx(record.perplexity, abs=1e-6)
@@ -108,17 +110,21 @@ def test_every_matrix_of_a_bert_has_a_class(encoder_dir: Path) -> None:
     }
 
 
+HOME, SERVER = "/".join(["", "home", "ann"]), "/".join(["", "srv"])  # as somebody's machine has them
+DRIVE = "\\".join(["C:", "Users", "ann"])
+
+
 @pytest.mark.parametrize(
     ("command", "public"),
     [
-        ("/home/ann/trifecta/train.py fit --config configs/a.yaml", "train.py fit --config configs/a.yaml"),
-        ("train.py --data.path=/home/ann/text/wiki.txt", "train.py --data.path=wiki.txt"),
-        ("train.py '--data.path=[/home/ann/a.txt, /srv/b.txt]'", "train.py '--data.path=[a.txt, b.txt]'"),
-        ("train.py '/home/Ann Lee/a b.txt'", "train.py 'a b.txt'"),
-        ('train.py --data \'{"path":"/home/ann/x/"}\'', 'train.py --data \'{"path":"x"}\''),
-        ("train.py path:/home/ann/x", "train.py path:x"),
+        (f"{HOME}/trifecta/train.py fit --config configs/a.yaml", "train.py fit --config configs/a.yaml"),
+        (f"train.py --data.path={HOME}/text/wiki.txt", "train.py --data.path=wiki.txt"),
+        (f"train.py '--data.path=[{HOME}/a.txt, {SERVER}/b.txt]'", "train.py '--data.path=[a.txt, b.txt]'"),
+        (f"train.py '{HOME} Lee/a b.txt'", "train.py 'a b.txt'"),
+        (f'train.py --data \'{{"path":"{HOME}/x/"}}\'', 'train.py --data \'{"path":"x"}\''),
+        (f"train.py path:{HOME}/x", "train.py path:x"),
         ("train.py ~/x/y ~ann/y", "train.py y y"),
-        (r"train.py 'C:\Users\ann\x'", "train.py x"),
+        (f"train.py '{DRIVE}\\x'", "train.py x"),
         ("train.py runs/a/export ../b google/bert https://a.b/c", "train.py runs/a/export ../b google/bert https://a.b/c"),
     ],
 )
@@ -126,69 +132,106 @@ def test_commands_have_no_absolute_paths(command: str, public: str) -> None:
     assert public_command(command) == public
 
 
-class FakeHub:
-    """The hub's API as far as a push asks it; remembers what it was sent."""
-
-    def __init__(self, public: tuple[str, ...] = ()) -> None:
-        self.private = dict.fromkeys(public, False)
-        self.sent: dict[str, Any] = {}
-
-    def create_repo(self, repository: str, *, private: bool, exist_ok: bool) -> None:
-        assert exist_ok
-        self.private.setdefault(repository, private)
-
-    def model_info(self, repository: str, *, expand: list[str]) -> SimpleNamespace:
-        return SimpleNamespace(private=self.private[repository])
-
-    def upload_folder(
-        self, *, folder_path: Path, repo_id: str, allow_patterns: list[str], commit_message: str
-    ) -> SimpleNamespace:
-        self.sent[repo_id] = {name: (folder_path / name).stat().st_size for name in allow_patterns}
-        return SimpleNamespace(commit_url=f"https://hub/{repo_id}/commit/1")
-
-
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> FakeHub:
-    fake = FakeHub(public=("ann/public",))
-    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: fake)
-    return fake
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    """The one that cards are validated by."""
+    fake = FakeHub()
+    monkeypatch.setattr(constants, "ENDPOINT", fake.url)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    yield fake
+    fake.close()
 
 
-def test_a_push_sends_the_model_to_a_private_repository(run: Path, hub: FakeHub) -> None:
-    (run / "export" / "notes.pkl").write_bytes(b"mine")
-    assert push(run / "export", "ann/little") == "https://hub/ann/little/commit/1"
-    (run / "export" / "notes.pkl").unlink()
-    assert hub.private["ann/little"]
-    assert hub.sent["ann/little"] == files_to_push(run / "export")
-    assert hub.sent["ann/little"].keys() == {path.name for path in (run / "export").iterdir()}
-    assert {"README.md", "model.safetensors", "sparsity.json", "tokenizer.json"} <= hub.sent["ann/little"].keys()
+@pytest.fixture(scope="module")
+def glue_run(tmp_path_factory: pytest.TempPathFactory, encoder_dir: Path) -> Path:
+    """A finetuned model in ``export`` and a run of it, as ``deploy.py card`` finds them."""
+    root = tmp_path_factory.mktemp("glue") / "version_0"
+    AutoModelForSequenceClassification.from_pretrained(encoder_dir).save_pretrained(root / "export")
+    scores = {"pearson": 0.5, "spearman": 0.25}
+    RunRecord(experiment="glue", status="finished", task="STS-B", steps=4, eval_step=4, metrics=scores).write(root)
+    return root
 
 
-def test_nothing_is_published_by_accident(run: Path, hub: FakeHub) -> None:
-    with pytest.raises(ValueError, match="ann/public is public already"):
-        push(run / "export", "ann/public")
-    assert hub.sent == {}
-    push(run / "export", "ann/public", private=False)
-    assert hub.sent.keys() == {"ann/public"}
+def test_the_hub_validates_both_kinds_of_card(run: Path, glue_run: Path, hub: FakeHub) -> None:
+    write_card(glue_run / "export", "tuned", [RunRecord.read(glue_run / "summary.json")], license="mit")
+    for directory in (run / "export", run / "early", glue_run / "export"):
+        ModelCard.load(directory / "README.md").validate()
+    assert hub.asked.count("POST /api/validate-yaml") == 3
+    broken = ModelCard.load(run / "export" / "README.md")
+    broken.data.tags = "sparse"
+    with pytest.raises(ValueError, match='"tags" must be an array of strings'):
+        broken.validate()
 
 
-def test_what_is_no_model_and_no_repository_is_refused(run: Path, tmp_path: Path, hub: FakeHub) -> None:
-    with pytest.raises(ValueError, match=r"no model\.safetensors there"):
-        push(tmp_path, "ann/little")
-    with pytest.raises(ValueError, match="is no repository of the hub; expected OWNER/NAME"):
-        ExportPretrained(push_to_hub="a/b/c")
-    assert hub.private.keys() == {"ann/public"}
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"license": ["mit"]}, '"license" must be a string'),
+        ({"datasets": ["my texts/wiki"]}, '"datasets" with value "my texts/wiki" is not valid'),
+        ({"model-index": [{"name": "a", "results": [{"task": {}}]}]}, '"model-index" must be a list of results'),
+    ],
+)
+def test_what_the_hub_refuses_is_no_card(run: Path, change: dict[str, object], complaint: str) -> None:
+    data = metadata_load(run / "export" / "README.md")
+    assert complaint_about(f"---\n{yaml.safe_dump(data)}---\n") is None
+    assert complaint_about(f"---\n{yaml.safe_dump(data | change)}---\n") == complaint
 
 
-def test_a_run_sends_its_export_when_it_has_ended(
-    tmp_path: Path, text_data: Callable[..., TextDataModule], hub: FakeHub, capsys: pytest.CaptureFixture[str]
+def test_the_model_index_is_the_results_that_it_was_made_of(glue_run: Path) -> None:
+    write_card(glue_run / "export", "tuned", [RunRecord.read(glue_run / "summary.json")] * 2)
+    index = metadata_load(glue_run / "export" / "README.md")["model-index"]
+    name, results = model_index_to_eval_results(index)
+    about = {"task_type": "text-classification", "dataset_type": "nyu-mll/glue", "dataset_name": "GLUE STS-B"}
+    about |= {"dataset_config": "stsb", "dataset_split": "validation", "metric_args": {"seeds": 2, "std": 0.0}}
+    assert name == "tuned"
+    assert results == [
+        EvalResult(**about, metric_type=metric, metric_name=metric, metric_value=value)
+        for metric, value in (("pearson", 0.5), ("spearman", 0.25))
+    ]
+    assert eval_results_to_model_index(name, results) == index
+
+
+def test_only_data_sets_of_the_hub_are_linked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = ("Salesforce/wikitext", "docstrings", "wiki.txt", "my texts/wiki", "../a", "a/b/c", "texts/wiki")
+    assert [name for name in names if is_hub_id(name)] == ["Salesforce/wikitext", "texts/wiki"]
+    (tmp_path / "texts" / "wiki").mkdir(parents=True)
+    assert not is_hub_id("texts/wiki")
+
+
+def test_the_card_command_writes_means_of_several_seeds(
+    glue_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said: list[str] = []
-    for options in ({"dry_run": True}, {}):
-        trainer = fit(tmp_path, text_data(), [ExportPretrained(push_to_hub="ann/little", **options)], max_steps=1)
-        said.append(", ".join(hub.sent))
-    assert said == ["", "ann/little"]
-    assert parameters(trainer)
-    with pytest.warns(UserWarning, match=r"ann/public is public already.*later: python deploy.py push .*export ann/public"):
-        fit(tmp_path, text_data(), [ExportPretrained(push_to_hub="ann/public")], max_steps=1)
-    assert (tmp_path / "export" / "README.md").exists()
+    record = RunRecord.read(glue_run / "summary.json")
+    second = dataclasses.replace(record, seed=1, metrics={"pearson": 0.7, "spearman": 0.25})
+    second.write(tmp_path)
+    export = str(glue_run / "export")
+    deploy.main(["card", export, str(glue_run), str(tmp_path), "--name", "pair", "--license", "apache-2.0"])
+    assert capsys.readouterr().out == f"{export}/README.md\n"
+    card = ModelCard.load(glue_run / "export" / "README.md")
+    assert (card.data.model_name, card.data.license) == ("pair", "apache-2.0")
+    assert card.data.datasets == ["nyu-mll/glue"]
+    assert "- pearson: 0.6000 ± 0.1414 (2 seeds)" in card.text
+    deploy.main(["card", export, str(glue_run)])
+    assert "- pearson: 0.5000\n" in ModelCard.load(glue_run / "export" / "README.md").text
+    assert model_name(export) == "pair"  # which the card said before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("{run}/export",), "the following arguments are required: runs"),
+        (("{run}/export", "{run}/missing"), "missing/summary.json"),
+        (("{run}", "{run}"), "version_0: no config.json there; expected the directory of an exported model"),
+        (("{run}/missing", "{run}"), "missing: no config.json there; expected the directory of an exported model"),
+        (("{run}/export", "{run}", "--licence", "mit"), "--licence"),
+    ],
+)
+def test_mistakes_with_cards_are_one_line(glue_run: Path, arguments: tuple[str, ...], line: str) -> None:
+    (glue_run / "export" / "README.md").write_text("as it was")
+    with pytest.raises(SystemExit) as end:
+        deploy.run(["card", *(each.format(run=glue_run) for each in arguments)])
+    assert str(end.value.code).startswith("error: ")
+    assert line in str(end.value.code)
+    assert "\n" not in str(end.value.code)
+    assert (glue_run / "export" / "README.md").read_text() == "as it was"

@@ -51,14 +51,18 @@ def test_pretraining_alone_is_a_dot_a_run(tmp_path: Path, write_run: WriteRun) -
     assert (2.9 < low < 3.0, 3.6 < high < 3.7) == (True, True)  # the unigram loss is far off
 
 
-def test_one_run_is_shown_beside_what_word_frequencies_reach(tmp_path: Path, write_run: WriteRun) -> None:
-    write_run("dense", seed=0, eval_loss=4.0, unigram_loss=6.0976)
+@pytest.mark.parametrize(("loss", "side"), [(4.0, "right"), (7.0, "left")])
+def test_one_run_is_shown_beside_what_word_frequencies_reach(
+    tmp_path: Path, write_run: WriteRun, loss: float, side: str
+) -> None:
+    write_run("dense", seed=0, eval_loss=loss, unigram_loss=6.0976)
     (axes,) = runs_figure(runs_below(tmp_path)).axes
-    assert drawn(axes, "o") == {"dense": [4.0]}
-    assert texts(axes) == ["4.000", "word frequencies alone: 6.098"]
+    assert drawn(axes, "o") == {"dense": [loss]}
+    assert texts(axes) == [f"{loss:.3f}", "word frequencies alone: 6.098"]
+    assert axes.texts[-1].get_horizontalalignment() == side  # of its line, towards the run
     low, high = axes.get_xlim()
-    assert low < 4.0
-    assert high > 6.0976
+    assert low < min(loss, 6.0976)
+    assert high > max(loss, 6.0976)
 
 
 def test_one_run_of_a_task_has_its_score_on_an_axis_of_ten_points(tmp_path: Path, write_run: WriteRun) -> None:

@@ -44,13 +44,12 @@ class SequenceDataset(TorchDataset[AnyBatch]):
     Args:
         rows: with ``input_ids``, ``length``, and what else a batch is made of.
         padding: columns that have an entry a token → what pads them.
-        left_out: columns that no batch has.
     """
 
-    def __init__(self, rows: datasets.Dataset, padding: Mapping[str, int], left_out: Sequence[str] = ()) -> None:
+    def __init__(self, rows: datasets.Dataset, padding: Mapping[str, int]) -> None:
         self.rows, self.padding = rows, {name: value for name, value in padding.items() if name in rows.column_names}
         self.lengths: NDArray[np.integer] = np.asarray(rows["length"])
-        self.others = [name for name in rows.column_names if name not in (*padding, *left_out, "length")]
+        self.others = [name for name in rows.column_names if name not in (*padding, "length")]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -102,11 +101,12 @@ class FinetuningDataModule(LightningDataModule, ABC, Generic[AnyTask, AnyBatch])
         cache_dir: str | None,
     ) -> None:
         super().__init__()
-        sizes = {"batch_size": batch_size, "eval_batch_size": eval_batch_size, "train_examples": train_examples}
         for name, value, least in (
             ("length", length, 8),
+            ("batch_size", batch_size, 1),
+            ("eval_batch_size", eval_batch_size, 1),
+            ("train_examples", train_examples, 1),
             ("num_workers", num_workers, 0),
-            *((n, v, 1) for n, v in sizes.items()),
         ):
             if value is not None and value < least:
                 raise ValueError(f"{name} of {least} or more expected, got {value}")

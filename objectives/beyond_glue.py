@@ -1,7 +1,7 @@
 """Tasks beyond GLUE: one frozen table, of which every task has a kind of head; and GLUE's and these by name."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
@@ -27,7 +27,7 @@ class Task:
         hub: data set, or configuration of one, on the hub.
         files: split → words of which its file's name has one, where the file is not called after the split itself.
         ranking: the metric that ranks runs, where it is not the first.
-        class_names: what the classes are called in the config of a model; none where they are positions.
+        class_names: what the outputs of the head are called in the config of a model; none where there is a single one.
         unanswerable: whether some questions have no answer.
         labelled_test: whether the test file has labels.
     """
@@ -54,8 +54,8 @@ class Task:
 
 
 _SPLITS: Mapping[Split, tuple[str, ...]] = {"train": ("train",), "dev": ("dev", "val"), "test": ("test",)}
-_SQUAD = Task("SQuAD", "span", ("exact_match", "f1"), "squad", _SPLITS, ranking="f1")
-_SQUAD2 = Task("SQuAD2", "span", ("exact_match", "f1"), "squad_v2", _SPLITS, ranking="f1", unanswerable=True)
+_SQUAD = Task("SQuAD", "span", ("exact_match", "f1"), "squad", _SPLITS, ranking="f1", class_names=("start", "end"))
+_SQUAD2 = replace(_SQUAD, name="SQuAD2", hub="squad_v2", unanswerable=True)
 _SWAG = Task("SWAG", "choice", ("accuracy",), "swag", _SPLITS)
 _CONLL = Task(
     *("CoNLL", "tag", ("f1", "f1_strict"), "conll2003"),

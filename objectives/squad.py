@@ -177,3 +177,70 @@ def best_spans(
     start_logit = start.gather(1, first)
     end_logit = end.gather(1, last.clamp(max=length - 1)).masked_fill(last >= length, -math.inf)
     return Spans(first, last.clamp(max=length - 1), start_logit, end_logit)
+
+
+class Candidate(NamedTuple):
+    """One answer to a question, by its characters in the context."""
+
+    text: str
+    start_logit: float
+    end_logit: float
+
+
+class Answer(NamedTuple):
+    """The best answers to a question, best first, and the logits of there being none, of the window where these are lowest."""
+
+    candidates: list[Candidate]
+    null: Candidate
+
+    @property
+    def text(self) -> str:
+        """The best text that is an answer."""
+        return self.candidates[0].text if self.candidates else ""
+
+    @property
+    def null_odds(self) -> float:
+        """Score of no answer minus that of the best one."""
+        best = self.candidates[0] if self.candidates else Candidate("", OUT_OF_REACH, OUT_OF_REACH)
+        return self.null.start_logit + self.null.end_logit - best.start_logit - best.end_logit
+
+
+def answers_of_windows(kept: Mapping[str, Tensor], contexts: Sequence[str], n_best: int = N_BEST) -> list[Answer]:
+    """An answer to each question from the best spans of all windows of its context; the same text counts once.
+
+    Args:
+        kept: of W windows, ``question`` and the logits of the class token, ``null_start`` and ``null_end``, (W,); ``char_start``,
+            ``char_end``, ``start_logit`` and ``end_logit`` of their best spans, (W, n).
+        contexts: of all questions.
+        n_best: answers a question.
+    """
+    columns = {name: values.double().cpu().numpy() for name, values in kept.items()}
+    null = columns["null_start"] + columns["null_end"]
+    spans = columns["char_start"].shape[1]
+    question = columns["question"].astype(np.int64)
+    of_span = np.repeat(question, spans)
+    flat = {name: columns[name].reshape(-1) for name in ("char_start", "char_end", "start_logit", "end_logit")}
+    score = flat["start_logit"] + flat["end_logit"]
+    order = np.lexsort((flat["char_end"], flat["char_start"], -score, of_span))
+    order = order[np.isfinite(score[order])]
+    bounds = np.searchsorted(of_span[order], np.arange(len(contexts) + 1))
+    lowest = np.lexsort((null, question))
+    first = np.searchsorted(question[lowest], np.arange(len(contexts)))
+    answers = []
+    for number, context in enumerate(contexts):
+        found: dict[str, Candidate] = {}
+        for place in order[bounds[number] : bounds[number + 1]]:
+            text = context[int(flat["char_start"][place]) : int(flat["char_end"][place])]
+            found.setdefault(text, Candidate(text, float(flat["start_logit"][place]), float(flat["end_logit"][place])))
+            if len(found) == n_best:
+                break
+        window = lowest[first[number]]
+        nothing = Candidate("", float(columns["null_start"][window]), float(columns["null_end"][window]))
+        answers.append(Answer(list(found.values()), nothing))
+    return answers
+
+
+def probabilities(candidates: Sequence[Candidate]) -> list[float]:
+    """Softmax of the scores of some answers to a question."""
+    scores = torch.tensor([each.start_logit + each.end_logit for each in candidates], dtype=torch.float64)
+    return scores.softmax(0).tolist()

@@ -5,7 +5,7 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from objectives.glue import GLUE
+from objectives.beyond_glue import FINETUNING
 from reports.pretraining import figure
 from reports.results import DEGENERATE, TASKS, percent, published_results, results_table
 from reports.rows import (
@@ -91,7 +91,7 @@ def row_cells(row: Row, control: Row | None, loss: Loss, tasks: Sequence[str]) -
     if loss != "eval_loss":
         cells["eval loss"] = spread(row.losses("eval_loss"), ".4f", seeds)
     cells["perplexity" if loss == "eval_loss" else "test\nperplexity"] = figure(exponential(row.losses(loss)), ".2f")
-    cells |= {f"{task}\n{GLUE[task].rank_by}": task_cell(row, task) for task in tasks}
+    cells |= {f"{task}\n{FINETUNING[task].rank_by}": task_cell(row, task) for task in tasks}
     cells |= {"GLUE\nmean": glue_mean(row, tasks)} if tasks else {}
     return cells | {
         "on-params": figure(mean(record.nonzeros for record in records), ",.0f"),
@@ -116,7 +116,7 @@ def density(record: RunRecord) -> float | None:
 
 def task_cell(row: Row, task: str) -> str:
     """Maximum, median and standard deviation of the metric that ranks a task's runs, in percent."""
-    group, metric = row.tasks.get(task, []), GLUE[task].rank_by
+    group, metric = row.tasks.get(task, []), FINETUNING[task].rank_by
     scores = [100 * run.metrics[metric] for run in group if metric in run.metrics]
     mark = DEGENERATE if any(run.degenerate for run in group) else ""
     if not scores:

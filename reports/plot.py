@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from objectives.glue import GLUE
+from objectives.beyond_glue import FINETUNING
 from reports.pretraining import by_model_and_length
 from reports.results import TASKS, by_row_and_task
 from reports.rows import loss_of, spread
@@ -68,7 +68,7 @@ def panels_of(runs: Sequence[Run]) -> list[Panel]:
     panels = [Panel("eval loss, nats", losses, ".3f", -1)]
     groups = by_row_and_task(runs)
     for task in TASKS:
-        metric = GLUE[task].rank_by
+        metric = FINETUNING[task].rank_by
         scores = {
             row: [(100 * run.metrics[metric], run.degenerate) for run in group if metric in run.metrics]
             for (row, name), group in groups.items()

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
+import torch
 from torch import Tensor
 from transformers import (
     AutoModelForMultipleChoice,
@@ -111,14 +112,15 @@ class TaskModel(FinetuningModule[TaskBatch]):
     def _log_scores(self, stage: str) -> None:
         """Metrics over the whole development set, every example of all ranks counted once."""
         examples = self.development_set.examples
-        kept = {name: self.answers[0][name].compute() for name in (*self.family.kept, "loss")}
+        kept = {name: self.answers[0][name].compute().reshape(-1) for name in (*self.family.kept, "loss")}  # one is squeezed
         order = kept["index"].argsort()  # so that sums do not depend on the ranks
         kept = {name: values.view(len(order), -1).squeeze(1)[order] for name, values in kept.items()}
         answers = self.family.answers(kept, examples)
         scores = self.family.scores(self.task, answers, examples)
         for name, score in scores.items():
             if not name.endswith("_threshold"):
-                self.log(f"{stage}/{name}", score, prog_bar=name == self.task.rank_by)
+                exact = torch.tensor(score, dtype=torch.float64)  # a float would be logged in single precision
+                self.log(f"{stage}/{name}", exact, prog_bar=name == self.task.rank_by)
         self.log(f"{stage}/loss", kept["loss"].mean(), prog_bar=True)
         self.log(f"{stage}/degenerate", float(self.family.degenerate(scores, answers, examples)))
         for metric in self.answers[0].values():

@@ -6,7 +6,19 @@ import random
 from pathlib import Path
 from typing import Any
 
-WORDS = ("the", "sparse", "dense", "weights", "networks", "training", "language", "models", "tokens", "layers", "gradients")
+WORDS = (
+    "sentences",
+    "sparse",
+    "dense",
+    "weights",
+    "networks",
+    "training",
+    "language",
+    "models",
+    "tokens",
+    "layers",
+    "gradients",
+)
 MARKS = ("students", "teachers", "encoder", "attention")
 SWAG_COLUMNS = (
     "",

@@ -36,6 +36,7 @@ from callbacks import (
     FlushLoggers,
     GlueSubmission,
     KnowledgeDistillation,
+    PredictionFiles,
     RandomState,
     RankAgreement,
     ResumeRules,
@@ -145,6 +146,7 @@ class TrifectaCLI(CommandLineFirst):
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(ExportPretrained, "export")
         parser.add_lightning_class_args(GlueSubmission, "submission")
+        parser.add_lightning_class_args(PredictionFiles, "predictions")
         parser.set_defaults(
             {
                 "checkpoint.filename": "step={step}",

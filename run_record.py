@@ -50,7 +50,7 @@ class RunRecord:
         test_perplexity: its exponential.
         test_loss_per_word: of the test text.
         test_loss_per_character: of the test text.
-        task: of GLUE; None for pretraining.
+        task: that was learnt; None for pretraining.
         metrics: of the task, as fractions of 1; NaN where one is not defined.
         degenerate: whether the model has learnt nothing of its task.
         pretrained: directory or hub id of the model that the run started from.

@@ -31,7 +31,8 @@ A name is a file of configs/; later options win over earlier ones, and a --confi
   --masks.help RigL                   the settings of one, likewise of the others
   --print_config                      everything that the options given so far make, as YAML
   SUBCOMMAND --help all               all options of fit, validate, test or predict, some of them this project's:
-                                      --experiment, --runs, --version, --checkpoint, --export, --submission, --ckpt_path
+                                      --experiment, --runs, --version, --checkpoint, --export, --submission, --predictions,
+                                      --ckpt_path
 """
 
 

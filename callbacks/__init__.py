@@ -11,6 +11,7 @@ from callbacks.inherited_sparsity import InheritedSparsity
 from callbacks.learning_rate import LinearWarmupDecay, OneCycleLR, StepwiseSchedule
 from callbacks.lr_range_test import LRRangeTest
 from callbacks.monitor import SparsityMonitor, StepMonitor
+from callbacks.prediction_files import PredictionFiles
 from callbacks.progress import StepProgressBar
 from callbacks.random_state import RandomState
 from callbacks.rank_agreement import RankAgreement
@@ -54,6 +55,7 @@ __all__ = [
     "Movement",
     "OneCycleLR",
     "OneShot",
+    "PredictionFiles",
     "RandomState",
     "RankAgreement",
     "ResumeRules",

@@ -10,7 +10,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_warn
 
 from callbacks.sparse_training import SparseTraining
-from datamodules import GLUEDataModule, TextDataModule, run_seed
+from datamodules import FinetuningDataModule, TextDataModule, run_seed
 from internals import micro_batches_anew
 
 Kind = Literal["fixed", "free", "follows"]
@@ -139,7 +139,7 @@ class ResumeRules(Callback):
             if rule_of(name).kind == "fixed" and name.partition(".")[0] != "masks":
                 found.setdefault(name, value)
         found |= mask_settings(trainer) | {"trainer.precision": str(trainer.precision)}
-        if isinstance(data, TextDataModule | GLUEDataModule):
+        if isinstance(data, TextDataModule | FinetuningDataModule):
             found["batch"] = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
         if isinstance(data, TextDataModule):
             found["text"] = data.corpus.fingerprint
@@ -169,7 +169,7 @@ class ResumeRules(Callback):
             rank_zero_warn(f"the run goes on with {name} {now.get(name)!r}, until here {before.get(name)!r}")
         micro_batches = trainer.accumulate_grad_batches
         if saved["micro_batches"] != micro_batches:
-            if isinstance(trainer.datamodule, GLUEDataModule):  # type: ignore[attr-defined]
+            if isinstance(trainer.datamodule, FinetuningDataModule):  # type: ignore[attr-defined]
                 raise ValueError(
                     f"trainer.accumulate_grad_batches was {saved['micro_batches']} and is {micro_batches} now: micro-batches of "
                     "similar length are drawn one by one, so a finetuning goes on with as many"

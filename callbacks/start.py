@@ -16,11 +16,11 @@ from transformers import PreTrainedModel
 import cpu
 from callbacks.figures import tensorboards
 from callbacks.sparse_training import sparse_training
-from datamodules import GLUEDataModule, TextDataModule
+from datamodules import FinetuningDataModule, TextDataModule
 from internals import begin_and_end_always
 from sparsity import SparseStepping
 
-Data = TextDataModule | GLUEDataModule
+Data = TextDataModule | FinetuningDataModule
 
 CHATTER = {
     "lightning_fabric.utilities.seed": ("Seed set to",),
@@ -113,7 +113,7 @@ def describe_sparsity(model: PreTrainedModel, sparse: SparseStepping | None) -> 
 
 def describe_data(data: Data) -> str:
     """How much there is to train on and to validate with."""
-    if isinstance(data, GLUEDataModule):
+    if isinstance(data, FinetuningDataModule):
         validation = " + ".join(f"{len(rows):,}" for rows in data.dev.values())
         task, rows = data.task.trained_on or data.task.name, len(data.train or [])
         return f"{task}, {rows:,} rows to train on, {validation} to validate with"
@@ -134,7 +134,7 @@ def sequences_a_step(trainer: Trainer, data: Data) -> int:
 def describe_batch(trainer: Trainer, data: Data) -> str:
     """What an optimizer step sees."""
     micro_batches = counted(trainer.accumulate_grad_batches, "micro-batch", "es")
-    sequences, up_to = sequences_a_step(trainer, data), "up to " if isinstance(data, GLUEDataModule) else ""
+    sequences, up_to = sequences_a_step(trainer, data), "up to " if isinstance(data, FinetuningDataModule) else ""
     return (
         f"{data.batch_size} × {counted(trainer.world_size, 'device')} × {micro_batches} = {counted(sequences, 'sequence')} "
         f"of {up_to}{data.length} tokens"
@@ -144,7 +144,7 @@ def describe_batch(trainer: Trainer, data: Data) -> str:
 def describe_steps(trainer: Trainer, data: Data) -> list[str]:
     """Optimizer steps, how often they go through the data, and where a resumed run goes on."""
     sequences = trainer.max_steps * sequences_a_step(trainer, data)
-    if isinstance(data, GLUEDataModule):
+    if isinstance(data, FinetuningDataModule):
         epochs = sequences / len(data.train or [])
     else:
         epochs = sequences * (data.length - 2) / len(data.corpus.train.tokens)  # two of a sequence are special tokens

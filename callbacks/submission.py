@@ -11,6 +11,7 @@ from pytorch_lightning.callbacks import BasePredictionWriter
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
+from datamodules import GLUEDataModule
 from objectives.glue import SCORE_RANGE, SUBMISSION, GlueTask
 
 ARCHIVE = "submission.zip"
@@ -30,6 +31,26 @@ def submission_lines(task: GlueTask, index: Tensor, prediction: Tensor) -> list[
     else:
         texts = [task.classes[label] for label in prediction[order].tolist()]
     return ["index\tprediction", *(f"{row}\t{text}" for row, text in zip(index[order].tolist(), texts, strict=True))]
+
+
+def of_all_ranks(trainer: Trainer, names: Sequence[str], predictions: Sequence[Any]) -> dict[str, dict[str, Tensor]]:
+    """What all ranks have predicted: name of a set → key → tensor over its rows, in no particular order.
+
+    Args:
+        trainer: of the predictions.
+        names: of the sets predicted.
+        predictions: of each set, or of the only one, a dictionary of tensors a batch.
+    """
+    by_set = [predictions] if len(names) == 1 else predictions
+    answers = {
+        name: {key: torch.cat([batch[key] for batch in batches]) for key in batches[0]}
+        for name, batches in zip(names, by_set, strict=True)
+    }
+    if trainer.world_size == 1:
+        return answers
+    ranks: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(ranks, answers)
+    return {name: {key: torch.cat([rank[name][key] for rank in ranks]) for key in answers[name]} for name in names}
 
 
 class GlueSubmission(BasePredictionWriter):
@@ -52,20 +73,9 @@ class GlueSubmission(BasePredictionWriter):
         self, trainer: Trainer, pl_module: LightningModule, predictions: Sequence[Any], batch_indices: Sequence[Any]
     ) -> None:
         data: Any = getattr(trainer, "datamodule", None)
-        if not hasattr(data, "test") or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if not isinstance(data, GLUEDataModule) or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        names = list(data.test)
-        by_set = [predictions] if len(names) == 1 else predictions
-        answers = {
-            name: {key: torch.cat([batch[key] for batch in batches]) for key in batches[0]}
-            for name, batches in zip(names, by_set, strict=True)
-        }
-        if trainer.world_size > 1:
-            ranks: list[Any] = [None] * trainer.world_size
-            torch.distributed.all_gather_object(ranks, answers)
-            answers = {
-                name: {key: torch.cat([rank[name][key] for rank in ranks]) for key in answers[name]} for name in names
-            }
+        answers = of_all_ranks(trainer, list(data.test), predictions)
         for name, answer in answers.items():
             if len(answer["index"]) != len(data.test[name]):
                 raise ValueError(f"{name}: {len(answer['index'])} answers to {len(data.test[name])} rows")

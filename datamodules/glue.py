@@ -3,40 +3,22 @@
 import contextlib
 import hashlib
 import json
-import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
 import datasets
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from pytorch_lightning import LightningDataModule
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import DataLoader
-from torch.utils.data import Dataset as TorchDataset
 from transformers import PreTrainedTokenizerFast
 
-from datamodules.cache import build_once, cache_directory
+from datamodules.cache import build_once
 from datamodules.files import content_digest
+from datamodules.finetuning import FinetuningDataModule, SequenceDataset
 from datamodules.glue_files import GlueFiles, Split
 from datamodules.saved import load_saved
-from datamodules.streams import (
-    NULL_EXAMPLE,
-    LengthGroupedSampler,
-    LengthSortedSampler,
-    ResumableLoader,
-    loader_options,
-    run_seed,
-    there,
-)
-from datamodules.tokenizers import load_tokenizer, tokenizer_fingerprint
-from internals import count_epochs
+from datamodules.streams import there
+from datamodules.tokenizers import tokenizer_fingerprint
 from objectives.glue import GLUE, GlueTask, glue_task
-from objectives.masked_lm import IGNORE_INDEX
 
 FORMAT = 2
 
@@ -55,38 +37,8 @@ class SequenceBatch(TypedDict):
     index: NotRequired[Tensor]
 
 
-class SequenceDataset(TorchDataset[SequenceBatch]):
-    """Tokenised rows; an item is a whole batch, padded to its longest member."""
-
-    def __init__(self, rows: datasets.Dataset, padding: dict[str, int]) -> None:
-        self.rows, self.padding = rows, padding
-        self.lengths: NDArray[np.integer] = np.asarray(rows["length"])
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, examples: Sequence[int]) -> SequenceBatch:
-        columns = self.rows[list(examples)]
-        batch = {
-            name: pad_sequence([torch.tensor(row) for row in columns[name]], batch_first=True, padding_value=value)
-            for name, value in self.padding.items()
-        }
-        lengths = torch.tensor(columns["length"])
-        if int(lengths.min()) < int(lengths.max()):
-            batch["attention_mask"] = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
-        for name in ("labels", "index"):
-            if name in columns:
-                batch[name] = torch.tensor(columns[name])
-        if examples[0] == NULL_EXAMPLE:
-            batch["labels" if "labels" in batch else "index"].fill_(IGNORE_INDEX)
-        return batch  # type: ignore[return-value]
-
-
-class GLUEDataModule(LightningDataModule):
+class GLUEDataModule(FinetuningDataModule[GlueTask, SequenceBatch]):
     """One task of GLUE.
-
-    Epochs are turned into optimizer steps when the fit is set up, so that schedules, sparse training and distillation know how
-    long the run is.
 
     Args:
         task: CoLA, SST-2, MRPC, STS-B, QQP, MNLI, QNLI, RTE, WNLI, or AX (trained on MNLI, of which it is a second test set).
@@ -114,38 +66,10 @@ class GLUEDataModule(LightningDataModule):
         num_workers: int = 0,
         cache_dir: str | None = None,
     ) -> None:
-        super().__init__()
-        sizes = {"batch_size": batch_size, "eval_batch_size": eval_batch_size, "train_examples": train_examples}
-        for name, value, least in (
-            ("length", length, 8),
-            ("num_workers", num_workers, 0),
-            *((n, v, 1) for n, v in sizes.items()),
-        ):
-            if value is not None and value < least:
-                raise ValueError(f"{name} of {least} or more expected, got {value}")
-        self.task, self.path, self.tokenizer_path = glue_task(task), path, tokenizer
-        self.length, self.batch_size, self.eval_batch_size = length, batch_size, eval_batch_size or batch_size
-        self.train_examples, self.seed, self.num_workers = train_examples, seed, num_workers
-        self.cache_dir = cache_directory(cache_dir)
-        self.tokenizer: PreTrainedTokenizerFast | None = None
-        self.train: SequenceDataset | None = None
-        self.dev: dict[str, SequenceDataset] = {}
-        self.test: dict[str, SequenceDataset] = {}
+        sizes = (length, batch_size, eval_batch_size, train_examples)
+        super().__init__(glue_task(task), path, tokenizer, *sizes, seed, num_workers, cache_dir)
 
-    def prepare_data(self) -> None:
-        """Tokenise what is not in the cache, once a node."""
-        self._open("fit" if self.trainer is None else self.trainer.state.fn)
-
-    def setup(self, stage: str) -> None:
-        """Open the splits of a stage."""
-        self._open(stage)
-        if stage == "fit" and self.trainer is not None:
-            self._set_max_steps()
-
-    def _open(self, stage: str | None) -> None:
-        if self.tokenizer_path is None:
-            raise ValueError("data.tokenizer is missing: a directory or hub id, usually that of model.pretrained")
-        self.tokenizer = self.tokenizer or load_tokenizer(self.tokenizer_path)
+    def open_splits(self, stage: str | None) -> None:
         if stage == "predict":
             self.test = self._test_sets()
             return
@@ -177,7 +101,7 @@ class GLUEDataModule(LightningDataModule):
                     return GlueFiles(task, str(path.parent))
             raise
 
-    def _test_sets(self) -> dict[str, SequenceDataset]:
+    def _test_sets(self) -> dict[str, SequenceDataset[SequenceBatch]]:
         """Submission file → test set. The model of MNLI also answers AX, where that is there."""
         files = self._files(self.task)
         for name in self.task.test.values():
@@ -190,7 +114,7 @@ class GLUEDataModule(LightningDataModule):
                     sets |= {file: self._tokenised(files, other, name, False) for file, name in other.test.items()}
         return sets
 
-    def _tokenised(self, files: GlueFiles, task: GlueTask, name: str, labelled: bool) -> SequenceDataset:
+    def _tokenised(self, files: GlueFiles, task: GlueTask, name: str, labelled: bool) -> SequenceDataset[SequenceBatch]:
         tokenizer = there(self.tokenizer)
         content = files.fingerprint(name, lambda file: content_digest(file, self.cache_dir))
         identity = [FORMAT, task.name, content, labelled, tokenizer_fingerprint(tokenizer), self.length]
@@ -204,45 +128,6 @@ class GLUEDataModule(LightningDataModule):
             rows = rows.select(range(min(self.train_examples, len(rows))))
         padding = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
         return SequenceDataset(rows, padding)
-
-    def _set_max_steps(self) -> None:
-        trainer = there(self.trainer)
-        if trainer.max_epochs is None or trainer.max_epochs < 0:
-            if trainer.max_steps < 1:
-                raise ValueError("finetuning needs an end: set trainer.max_epochs (or trainer.max_steps)")
-            return
-        batches = len(self._train_sampler())
-        limit = trainer.limit_train_batches
-        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-        steps = trainer.max_epochs * math.ceil(batches / trainer.accumulate_grad_batches)
-        if trainer.max_steps < 1 or steps < trainer.max_steps:
-            trainer.fit_loop.epoch_loop.max_steps = steps
-        # or Lightning, seeing a number of steps, would take a checkpoint from the end of an epoch for one from its middle
-        count_epochs(trainer)
-
-    def _train_sampler(self) -> LengthGroupedSampler:
-        trainer = there(self.trainer)
-        ranks = (trainer.global_rank, trainer.world_size)
-        return LengthGroupedSampler(there(self.train).lengths, self.batch_size, *ranks, run_seed(self.seed))
-
-    def train_dataloader(self) -> ResumableLoader:
-        options = loader_options(self.num_workers)
-        return ResumableLoader(there(self.train), batch_size=None, sampler=self._train_sampler(), **options)
-
-    def val_dataloader(self) -> list[DataLoader]:
-        return [self._evaluation_loader(dataset) for dataset in self.dev.values()]
-
-    def test_dataloader(self) -> list[DataLoader]:
-        return self.val_dataloader()
-
-    def predict_dataloader(self) -> list[DataLoader]:
-        return [self._evaluation_loader(dataset) for dataset in self.test.values()]
-
-    def _evaluation_loader(self, dataset: SequenceDataset) -> DataLoader:
-        trainer = there(self.trainer)
-        ranks = (trainer.global_rank, trainer.world_size)
-        sampler = LengthSortedSampler(dataset.lengths, self.eval_batch_size, *ranks)
-        return DataLoader(dataset, batch_size=None, sampler=sampler, **loader_options(self.num_workers))
 
 
 def tokenise(split: Split, tokenizer: PreTrainedTokenizerFast, length: int) -> datasets.Dataset:

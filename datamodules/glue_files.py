@@ -13,8 +13,7 @@ from typing import Any
 import datasets
 from pytorch_lightning.utilities import rank_zero_warn
 
-from datamodules.saved import check_plain, load_saved
-from hub import local_or_hub
+from datamodules.saved import check_plain, hub_layout
 from internals import dataset_fingerprint
 from objectives.glue import GLUE, SCORE_RANGE, GlueTask
 
@@ -110,26 +109,8 @@ def _hub_split(name: str) -> str:
 
 
 def _hub_dataset(task: GlueTask, path: str) -> datasets.DatasetDict:
-    local = Path(path).expanduser()
     expected = f"a directory with {task.name}/train.tsv, the hub's {task.hub}/*.parquet, or a hub id"
-    missing = FileNotFoundError(f"{path}: no {task.name} there; {expected} expected")
-    for folder in (local / task.hub, local):
-        if (folder / "dataset_dict.json").exists():
-            return load_saved(folder)
-        if files := sorted(folder.glob("*.parquet")):
-            by_split: dict[str, list[str]] = {}
-            for file in files:
-                by_split.setdefault(file.name.split("-")[0].removesuffix(".parquet"), []).append(str(file))
-            try:
-                return datasets.load_dataset("parquet", data_files=by_split)
-            except datasets.exceptions.DatasetGenerationError as error:
-                raise ValueError(f"{folder}: not all Parquet, or splits of different columns: {error.__cause__}") from error
-    if local.exists():
-        raise missing
-    try:
-        return datasets.load_dataset(local_or_hub(path, "data set", "dataset"), task.hub)
-    except Exception as error:  # the hub client raises a different class for every way of not being reached
-        raise FileNotFoundError(f"{missing} ({' '.join(str(error).split())[:200]})") from error
+    return hub_layout(path, task.hub, task.hub, FileNotFoundError(f"{path}: no {task.name} there; {expected} expected"))
 
 
 def _lines(file: Path) -> Iterator[tuple[int, list[str]]]:

@@ -1,4 +1,4 @@
-"""Data sets that ``save_to_disk`` wrote, whoever called it: whole, from their own directory, and of plain values."""
+"""Data sets as the hub has them, or as ``save_to_disk`` wrote them: whole, from their own directory, and of plain values."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,8 @@ from typing import Any
 
 import datasets
 from datasets.features.features import require_decoding
+
+from hub import local_or_hub
 
 
 def is_saved(directory: Path) -> bool:
@@ -48,3 +50,35 @@ def check_plain(dataset: datasets.Dataset, where: str, columns: list[str]) -> No
     for column in columns:
         if require_decoding(kind := dataset.features[column]):
             raise ValueError(f"{where}: column {column!r} is of {type(kind).__name__}, text or numbers expected")
+
+
+def hub_layout(path: str, folder: str, config: str | None, missing: FileNotFoundError) -> datasets.DatasetDict:
+    """The splits of a data set: of a directory in the hub's layout or saved by ``save_to_disk``, or of a hub id.
+
+    Args:
+        path: the directory, one that has it as ``folder``, or the hub id.
+        folder: a name that the directory may have below ``path``.
+        config: configuration on the hub; None for the only one.
+        missing: raised where there is nothing.
+
+    Raises:
+        ValueError: what is there is not whole.
+    """
+    local = Path(path).expanduser()
+    for place in (local / folder, local):
+        if (place / "dataset_dict.json").exists():
+            return load_saved(place)
+        if files := sorted(place.glob("*.parquet")):
+            by_split: dict[str, list[str]] = {}
+            for file in files:
+                by_split.setdefault(file.name.split("-")[0].removesuffix(".parquet"), []).append(str(file))
+            try:
+                return datasets.load_dataset("parquet", data_files=by_split)
+            except datasets.exceptions.DatasetGenerationError as error:
+                raise ValueError(f"{place}: not all Parquet, or splits of different columns: {error.__cause__}") from error
+    if local.exists():
+        raise missing
+    try:
+        return datasets.load_dataset(local_or_hub(path, "data set", "dataset"), config)
+    except Exception as error:  # the hub client raises a different class for every way of not being reached
+        raise FileNotFoundError(f"{missing} ({' '.join(str(error).split())[:200]})") from error

@@ -21,11 +21,17 @@ if TYPE_CHECKING:
 # Parts of a parameter's name that tell its class; the first class with one of them is the parameter's.
 CLASSES = {
     "embeddings": {"embeddings"},
-    "head": {"cls", "head", "decoder", "classifier", "lm_head", "pooler", "pre_classifier", "vocab_projector"},
+    "head": {"cls", "head", "decoder", "classifier", "qa_outputs", "lm_head", "pooler", "pre_classifier", "vocab_projector"},
     "attention": {"attention", "attn"},
     "feed-forward": {"mlp", "intermediate", "output", "ffn"},
 }
-PIPELINES = {"ForMaskedLM": "fill-mask", "ForSequenceClassification": "text-classification"}
+PIPELINES = {
+    "ForMaskedLM": "fill-mask",
+    "ForSequenceClassification": "text-classification",
+    "ForQuestionAnswering": "question-answering",
+    "ForMultipleChoice": "multiple-choice",
+    "ForTokenClassification": "token-classification",
+}
 LOSSES = ("eval_loss", "perplexity", "loss_per_word", "test_loss", "test_perplexity", "test_loss_per_word")
 _PATH = re.compile(r"(?<![\w.\-/\\])(?:~\w*[/\\]|[A-Za-z]:[/\\]|/(?!/))[^'\",\]}=\n]*")
 
@@ -117,20 +123,31 @@ def with_spread(values: Sequence[float]) -> str:
     return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.4f} ({len(values)} seeds)"
 
 
+def dataset_of(task: str) -> tuple[str, str, str | None]:
+    """Data set of a task on the hub, its name, and its configuration where it has several."""
+    from objectives.beyond_glue import BEYOND_GLUE
+    from objectives.glue import GLUE
+
+    if task in BEYOND_GLUE:
+        return BEYOND_GLUE[task].hub, task, None
+    return "nyu-mll/glue", f"GLUE {task}", GLUE[task].hub
+
+
 def eval_results(
     found: Mapping[str, Sequence[float]], task: str | None, pipeline: str, datasets: Sequence[str]
 ) -> "list[EvalResult]":
     """The same for the ``model-index``: means, with number and spread among their arguments."""
     from huggingface_hub import EvalResult
 
-    from objectives.glue import GLUE  # seconds, as it brings torchmetrics
-
+    kind, title, config = "text", ", ".join(datasets) or "text", None
+    if task:
+        kind, title, config = dataset_of(task)
     return [
         EvalResult(
             task_type=pipeline,
-            dataset_type="nyu-mll/glue" if task else "text",
-            dataset_name=f"GLUE {task}" if task else ", ".join(datasets) or "text",
-            dataset_config=GLUE[task].hub if task else None,
+            dataset_type=kind,
+            dataset_name=title,
+            dataset_config=config,
             dataset_split="test" if name.startswith("test_") else "validation",
             metric_type=name,
             metric_name=name,
@@ -177,7 +194,7 @@ def model_card(
     size, on = counts["model"]
     names = [without_paths(each) for each in datasets]
     task = records[0].task if records else None
-    ids = ["nyu-mll/glue"] if task else [each for each in names if is_hub_id(each)]
+    ids = [dataset_of(task)[0]] if task else [each for each in names if is_hub_id(each)]
     found = scores(records)
     made_by = {key: value for key, value in report.get("made_by", {}).items() if key != "initial_nnz"}
     method = made_by.pop("method", None)

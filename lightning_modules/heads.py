@@ -1,25 +1,29 @@
-"""Classification heads: an encoder with one for a task, and whether a head that was loaded means what the task means."""
+"""Heads: an encoder with one for a task, and whether a head that was loaded means what the task means."""
 
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from pytorch_lightning.utilities import rank_zero_warn
-from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from internals import draw_anew
-from lightning_modules.loading import load_model
-from objectives.glue import GLUE, GlueTask
+from lightning_modules.loading import AutoModelClass, load_model
+from objectives.beyond_glue import FINETUNING, Task
+from objectives.glue import GlueTask
+
+AnyTask = GlueTask | Task
 
 HEAD_DROPOUT = ("classifier_dropout", "seq_classif_dropout", "classifier_dropout_prob")  # as the families call it
 
 
-def load_classifier(
-    path: str, task: GlueTask, dropout: float | None, fitting: bool = False
+def load_with_head(
+    auto: AutoModelClass, path: str, task: AnyTask, dropout: float | None, fitting: bool = False
 ) -> tuple[PreTrainedModel, str | None]:
     """An encoder with a head of this task's size, the one that comes with it if it fits, and why that is not the task's.
 
     Args:
+        auto: what kind of head.
         path: ``save_pretrained`` directory or hub id of any encoder, masked LM or classifier.
         task: gives the number of outputs and the names of the classes.
         dropout: before the head; None for what the model's config says.
@@ -31,9 +35,7 @@ def load_classifier(
     Raises:
         ValueError: no encoder there, or weights of the encoder missing.
     """
-    model, new, fields = load_model(
-        AutoModelForSequenceClassification, path, "encoder", lambda config: set_head(config, task, dropout)
-    )
+    model, new, fields = load_model(auto, path, "encoder", lambda config: set_head(config, task, dropout))
     if new:
         return model, f"{path}: no head of {task.name} there ({new[0]} is missing or of another shape): finetune it first"
     if fitting and permuted(fields, task):
@@ -46,8 +48,8 @@ def load_classifier(
     return model, unfit and f"{path}: {unfit}"
 
 
-def set_head(config: PretrainedConfig, task: GlueTask, dropout: float | None) -> None:
-    """Make ``config`` that of a classifier for ``task``, with this dropout before its head where it is not None.
+def set_head(config: PretrainedConfig, task: AnyTask, dropout: float | None) -> None:
+    """Make ``config`` that of a model for ``task``, with this dropout before its head where it is not None.
 
     Raises:
         ValueError: a dropout for a model that has none there.
@@ -71,27 +73,33 @@ def head_names(fields: Mapping[str, Any]) -> list[tuple[str, ...]]:
     by_label, by_name = (pairs if isinstance(pairs := fields.get(key), dict) else {} for key in ("id2label", "label2id"))
     known = []
     for pairs in (by_label.items(), ((label, name) for name, label in by_name.items())):
-        names = {str(label): re.sub(r"[\W_]+", "_", str(name).lower()) for label, name in pairs}  # JSON has strings as keys
+        names = {str(label): plain(name) for label, name in pairs}  # JSON has strings as keys
         ordered = tuple(names.get(str(label), "?") for label in range(len(names)))
         if any(name not in (f"label_{label}", str(label)) for label, name in enumerate(ordered)):
             known.append(ordered)
     return known
 
 
-def permuted(fields: Mapping[str, Any], task: GlueTask) -> bool:
+def plain(name: object) -> str:
+    """The name of a class, lower-case and with words between underscores."""
+    return re.sub(r"[\W_]+", "_", str(name).lower())
+
+
+def permuted(fields: Mapping[str, Any], task: AnyTask) -> bool:
     """Whether a config names the classes of ``task`` in another order, in either of its lists."""
-    return any(names != task.class_names and sorted(names) == sorted(task.class_names) for names in head_names(fields))
+    own = tuple(map(plain, task.class_names))
+    return any(names != own and sorted(names) == sorted(own) for names in head_names(fields))
 
 
-def misfit(fields: Mapping[str, Any], task: GlueTask) -> str | None:
+def misfit(fields: Mapping[str, Any], task: AnyTask) -> str | None:
     """Why the head that a config describes does not mean what ``task`` means; None where nothing speaks against it."""
     learnt = fields.get("finetuning_task")
-    if any(str(learnt).lower() in (other.name.lower(), other.hub) for other in GLUE.values() if other != task):
+    if any(str(learnt).lower() in (other.name.lower(), other.hub) for other in FINETUNING.values() if other != task):
         return f"its head has learnt {learnt}, not {task.name}: finetune it first"
-    if task.regression:
+    if not task.class_names:
         return None
     for names in head_names(fields):
-        if names != task.class_names:
+        if names != tuple(map(plain, task.class_names)):
             return (
                 f"its classes are {', '.join(names)}, those of {task.name} {', '.join(task.class_names)}, in this order: "
                 "finetune it, or correct id2label and label2id in its config.json"

@@ -4,12 +4,26 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoModelForMultipleChoice,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 from hub import local_or_hub
 from pretrained import read_config, reading
 
-AutoModelClass = type[AutoModelForMaskedLM] | type[AutoModelForSequenceClassification]
+AutoModelClass = (
+    type[AutoModelForMaskedLM]
+    | type[AutoModelForSequenceClassification]
+    | type[AutoModelForQuestionAnswering]
+    | type[AutoModelForMultipleChoice]
+    | type[AutoModelForTokenClassification]
+)
 
 
 class Loaded(NamedTuple):

@@ -11,14 +11,14 @@ from torch.optim import AdamW
 from torchmetrics import Metric
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from datamodules import GLUEDataModule, MaskedLMBatch, SequenceBatch, TextDataModule
+from datamodules import FinetuningDataModule, MaskedLMBatch, SequenceBatch, TaskBatch, TextDataModule
 from internals import has_trainer
 from lightning_modules.encoders import check_fit
 from lightning_modules.loading import AutoModelClass
 from lightning_modules.optimizers import adamw
 
 CHECKPOINT_FORMAT = 1  # raised when older releases could not go on with what is written
-Batch = TypeVar("Batch", MaskedLMBatch, SequenceBatch)
+Batch = TypeVar("Batch", MaskedLMBatch, SequenceBatch, TaskBatch)
 Data = TypeVar("Data", bound=LightningDataModule)
 
 
@@ -26,7 +26,7 @@ class TransformerModule(LightningModule, ABC, Generic[Batch]):
     """A Hugging Face model that is built when the trainer starts, when the tokenizer and the task are known.
 
     Attributes:
-        auto: what kind of model.
+        auto: what kind of model; where the task decides, :meth:`auto_of`.
         default_lr: learning rate where neither the module nor a schedule is given one.
         model: the model.
         unfit: why the model says nothing before it is trained; None where it does.
@@ -46,8 +46,12 @@ class TransformerModule(LightningModule, ABC, Generic[Batch]):
 
     @property
     @abstractmethod
-    def data(self) -> TextDataModule | GLUEDataModule:
+    def data(self) -> TextDataModule | FinetuningDataModule:
         """The trainer's datamodule."""
+
+    def auto_of(self, config: PretrainedConfig) -> AutoModelClass:
+        """The kind of model that a config of this module's was of."""
+        return self.auto
 
     @abstractmethod
     def build(self) -> PreTrainedModel:
@@ -145,4 +149,5 @@ class TransformerModule(LightningModule, ABC, Generic[Batch]):
             )
         self.unfit = None
         if self.model is None:  # load_from_checkpoint, outside a trainer
-            self.model = self.auto.from_config(AutoConfig.for_model(**checkpoint["model_config"]))
+            config = AutoConfig.for_model(**checkpoint["model_config"])
+            self.model = self.auto_of(config).from_config(config)

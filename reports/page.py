@@ -5,9 +5,9 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from objectives.glue import GLUE
+from objectives.beyond_glue import FINETUNING
 from reports.pretraining import figure
-from reports.results import DEGENERATE, TASKS, percent, published_results, results_table
+from reports.results import COLUMNS, DEGENERATE, TASKS, percent, published_results, results_table
 from reports.rows import (
     LOSS_NAMES,
     Loss,
@@ -64,12 +64,12 @@ def page_tables(runs: Sequence[Run], control: str | None = None) -> tuple[list[T
 def rows_table(rows: Sequence[Row], control: Row | None) -> Table:
     """One row a model."""
     loss = common_loss(run for row in rows for run in row.runs)
-    tasks = [task for task in TASKS if any(task in row.tasks for row in rows)]
+    tasks = [task for task in COLUMNS if any(task in row.tasks for row in rows)]
     cells = [row_cells(row, control, loss, tasks) for row in rows]
     notes = [LOSS_NOTE]
     if control is not None:
         notes.append(f"Differences to {control.name}: mean ± standard deviation of those of runs with the same seed.")
-    notes += [*([GLUE_NOTE.format(tasks=", ".join(tasks))] if tasks else []), COST_NOTE]
+    notes += [*([GLUE_NOTE.format(tasks=", ".join(task for task in tasks if task in TASKS))] if tasks else []), COST_NOTE]
     return Table("Results", list(cells[0]) if cells else [], [list(row.values()) for row in cells], notes)
 
 
@@ -80,8 +80,9 @@ def row_cells(row: Row, control: Row | None, loss: Loss, tasks: Sequence[str]) -
         row: a model.
         control: the row that its losses are compared with.
         loss: that is compared.
-        tasks: of GLUE, that any row has.
+        tasks: that any row has.
     """
+    of_glue = [task for task in tasks if task in TASKS]
     seeds, records, name = len(row.runs), [run.record for run in row.runs], LOSS_NAMES[loss]
     costs = [training_flops(record) for record in records]
     cells = {"model": row.name, "seeds": str(seeds or ""), name: spread(row.losses(loss), ".4f", seeds)}
@@ -91,8 +92,8 @@ def row_cells(row: Row, control: Row | None, loss: Loss, tasks: Sequence[str]) -
     if loss != "eval_loss":
         cells["eval loss"] = spread(row.losses("eval_loss"), ".4f", seeds)
     cells["perplexity" if loss == "eval_loss" else "test\nperplexity"] = figure(exponential(row.losses(loss)), ".2f")
-    cells |= {f"{task}\n{GLUE[task].rank_by}": task_cell(row, task) for task in tasks}
-    cells |= {"GLUE\nmean": glue_mean(row, tasks)} if tasks else {}
+    cells |= {f"{task}\n{FINETUNING[task].rank_by}": task_cell(row, task) for task in tasks}
+    cells |= {"GLUE\nmean": glue_mean(row, of_glue)} if of_glue else {}
     return cells | {
         "on-params": figure(mean(record.nonzeros for record in records), ",.0f"),
         "average\ndensity": figure(mean(density(record) for record in records), ".3f"),
@@ -116,7 +117,7 @@ def density(record: RunRecord) -> float | None:
 
 def task_cell(row: Row, task: str) -> str:
     """Maximum, median and standard deviation of the metric that ranks a task's runs, in percent."""
-    group, metric = row.tasks.get(task, []), GLUE[task].rank_by
+    group, metric = row.tasks.get(task, []), FINETUNING[task].rank_by
     scores = [100 * run.metrics[metric] for run in group if metric in run.metrics]
     mark = DEGENERATE if any(run.degenerate for run in group) else ""
     if not scores:

@@ -9,9 +9,9 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from objectives.glue import GLUE
+from objectives.beyond_glue import FINETUNING
 from reports.pretraining import by_model_and_length
-from reports.results import TASKS, by_row_and_task
+from reports.results import COLUMNS, by_row_and_task
 from reports.rows import loss_of, spread
 from reports.runs import TUNE, Run
 
@@ -67,8 +67,8 @@ def panels_of(runs: Sequence[Run]) -> list[Panel]:
     }
     panels = [Panel("eval loss, nats", losses, ".3f", -1)]
     groups = by_row_and_task(runs)
-    for task in TASKS:
-        metric = GLUE[task].rank_by
+    for task in COLUMNS:
+        metric = FINETUNING[task].rank_by
         scores = {
             row: [(100 * run.metrics[metric], run.degenerate) for run in group if metric in run.metrics]
             for (row, name), group in groups.items()
@@ -91,7 +91,7 @@ def runs_figure(runs: Sequence[Run]) -> Figure:
     runs = [run for run in runs if run.stage != TUNE] or runs
     panels = panels_of(runs)
     if not panels:
-        raise ValueError("nothing to plot: no finished run of a GLUE task, and none of pretraining with an eval loss")
+        raise ValueError("nothing to plot: no finished run of a task, and none of pretraining with an eval loss")
     known = dict.fromkeys(model for panel in panels for model, values in panel.values.items() if values)
     first = {model: panels[0].better * panels[0].mean(model) for model in known}
     models = sorted(known, key=lambda model: -math.inf if math.isnan(first[model]) else first[model])

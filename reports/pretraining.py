@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Iterable
 from itertools import groupby
 
-from objectives.glue import GLUE
+from objectives.beyond_glue import FINETUNING
 from reports.runs import Run, best_run
 from reports.tables import Table
 
@@ -71,7 +71,7 @@ def runs_table(runs: Iterable[Run]) -> Table:
     rows = []
     for run in runs:
         record = run.record
-        score = run.metrics.get(GLUE[run.task].rank_by) if run.task else None
+        score = run.metrics.get(FINETUNING[run.task].rank_by) if run.task else None
         counts = [figure(record.seed, "d"), figure(record.steps, ",")]
         results = [figure(record.eval_loss, ".4f"), figure(score and 100 * score, ".2f")]
         rows.append([str(run.directory), run.model, run.task or "", record.status, *counts, *results])

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from objectives.beyond_glue import BEYOND_GLUE, FINETUNING
 from objectives.glue import GLUE
 from reports.pretraining import by_model, median_mean_std
 from reports.runs import Run, best_run
@@ -19,6 +20,7 @@ from run_record import is_held
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
 TASKS = tuple(name for name, task in GLUE.items() if task.trained_on is None)
+COLUMNS = (*TASKS, *BEYOND_GLUE)
 WITHOUT_WNLI = tuple(name for name in TASKS if name != "WNLI")
 DEGENERATE = "†"
 
@@ -50,20 +52,20 @@ class Result:
     def cell(self, task: str) -> str:
         """The metrics of a task in the order of publication; a metric that stands alone for two is named."""
         scores = self.scores.get(task, {})
-        known = [name for name in GLUE[task].metrics if name in scores]
+        known = [name for name in FINETUNING[task].metrics if name in scores]
         text = "/".join(f"{scores[name]:.2f}" for name in known)
-        alone = f" ({known[0]})" if len(known) == 1 < len(GLUE[task].metrics) else ""
+        alone = f" ({known[0]})" if len(known) == 1 < len(FINETUNING[task].metrics) else ""
         return text + alone + (DEGENERATE if task in self.degenerate else "")
 
     def row(self) -> list[str]:
-        """All cells, in the order of :func:`results_table`."""
+        """All cells, in the order of :func:`results_table`, with the tasks beyond GLUE."""
         figures = (self.average(WITHOUT_WNLI), self.average(TASKS))
         averages = ["" if value is None else two_decimals(value) for value in figures]
         loss = ["", ""]
         if self.eval_loss is not None:
             perplexity = math.exp(self.eval_loss) if self.eval_loss < 700 else math.inf
             loss = [f"{perplexity:.3f}", f"{self.eval_loss:.3f}"]
-        return [self.model, *averages, *(self.cell(task) for task in TASKS), *loss, self.source]
+        return [self.model, *averages, *(self.cell(task) for task in COLUMNS), *loss, self.source]
 
 
 def two_decimals(value: float) -> str:
@@ -75,23 +77,23 @@ def published_results(file: Path = PUBLISHED) -> list[Result]:
     """The published rows.
 
     Raises:
-        ValueError: a task or a metric in the file is not one of GLUE's.
+        ValueError: there is no such task in the table, or no such metric of it.
     """
     rows: dict[str, dict[str, Any]] = yaml.safe_load(file.read_text(encoding="utf-8"))
     for model, row in rows.items():
         for task, scores in row.get("tasks", {}).items():
-            if task not in TASKS or not scores.keys() <= set(GLUE[task].metrics):
-                raise ValueError(f"{file}: {model} has {task} with {', '.join(scores)}, which is no task of GLUE")
+            if task not in COLUMNS or not scores.keys() <= set(FINETUNING[task].metrics):
+                raise ValueError(f"{file}: {model} has {task} with {', '.join(scores)}, which is no task of the table")
     return [Result(model, row["source"], row.get("tasks", {}), row.get("eval_loss")) for model, row in rows.items()]
 
 
 def by_row_and_task(runs: Iterable[Run]) -> dict[tuple[str, str], list[Run]]:
-    """Finished runs of each row and task, rows in the order of their first run, tasks in GLUE's.
+    """Finished runs of each row and task, rows in the order of their first run, tasks in the table's.
 
     A row is a model. One that was finetuned by several protocols has a row for each, as the best of a grid is not the best of
     seeds.
     """
-    finished = [run for run in runs if run.record.finished and run.task in TASKS]
+    finished = [run for run in runs if run.record.finished and run.task in COLUMNS]
     protocols: dict[str, set[str]] = {}
     for run in finished:
         protocols.setdefault(run.model, set()).add(run.protocol)
@@ -99,7 +101,7 @@ def by_row_and_task(runs: Iterable[Run]) -> dict[tuple[str, str], list[Run]]:
     def row(run: Run) -> str:
         return f"{run.model} ({run.protocol})" if run.protocol and len(protocols[run.model]) > 1 else run.model
 
-    keys = itertools.product(dict.fromkeys(map(row, finished)), TASKS)
+    keys = itertools.product(dict.fromkeys(map(row, finished)), COLUMNS)
     groups = {key: [run for run in finished if (row(run), run.task) == key] for key in keys}
     return {key: group for key, group in groups.items() if group}
 
@@ -126,26 +128,27 @@ def own_results(runs: Iterable[Run]) -> list[Result]:
 
 def percent(run: Run, task: str) -> dict[str, float]:
     """The published metrics of a run of a task, in percent."""
-    return {name: 100 * run.metrics[name] for name in GLUE[task].metrics if name in run.metrics}
+    return {name: 100 * run.metrics[name] for name in FINETUNING[task].metrics if name in run.metrics}
 
 
 def results_table(results: Sequence[Result]) -> Table:
     """One row a model, as published."""
     notes = [
         "A cell is the best of its runs; their spread is in the next table. An average needs all of its tasks. Perplexity and "
-        "eval loss are those of the best pretraining run of the model."
+        "eval loss are those of the best pretraining run of the model. SQuAD: exact match/F1; CoNLL: F1 of "
+        "entities, as conlleval counts them/strictly by IOB2."
     ]
     if any(result.degenerate for result in results):
         notes.append(f"{DEGENERATE} the run has learnt nothing: it always says the same, or scores what guessing does.")
-    columns = ["model", "average_bert", "average_glue", *TASKS, "perplexity", "eval loss", "source"]
-    return Table("GLUE", columns, [result.row() for result in results], notes)
+    columns = ["model", "average_bert", "average_glue", *COLUMNS, "perplexity", "eval loss", "source"]
+    return Table("GLUE and beyond", columns, [result.row() for result in results], notes)
 
 
 def spread_table(runs: Iterable[Run]) -> Table:
     """Every metric of every model and task over its finished runs, degenerate ones included."""
     rows = []
     for (model, task), group in by_row_and_task(runs).items():
-        for metric in GLUE[task].metrics:
+        for metric in FINETUNING[task].metrics:
             values = [100 * run.metrics[metric] for run in group if metric in run.metrics]
             figures = [max(values), *median_mean_std(values)] if values else []
             cells = [f"{value:.2f}" for value in figures] + [""] * (4 - len(figures))

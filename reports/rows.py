@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from reports.results import TASKS
+from reports.results import COLUMNS
 from reports.runs import TUNE, Run
 from run_record import RunRecord
 
@@ -24,7 +24,7 @@ class Row:
     Attributes:
         name: of the row.
         runs: of pretraining, each seed once and all of the same length.
-        tasks: GLUE task → its runs.
+        tasks: task → its runs.
     """
 
     name: str
@@ -95,7 +95,7 @@ def rows_of(runs: Iterable[Run]) -> tuple[list[Row], list[str]]:
             )
         pretrained = [run for run in own if not run.task]
         tasks: dict[str, list[Run]] = {}
-        for task in TASKS:
+        for task in COLUMNS:
             group = [run for run in own if run.task == task and origin(run, pretrained) not in short]
             protocols = list(dict.fromkeys(run.protocol for run in group))
             if len(protocols) > 1:

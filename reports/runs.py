@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from objectives.glue import GLUE, glue_task
+from objectives.beyond_glue import FINETUNING, task_named
 from run_record import SUMMARY, RunRecord, model_name, read_object
 
 SWEEP = "sweep.json"
@@ -59,7 +59,7 @@ class Run:
     def rank(self) -> float:
         """What sorts the runs of a model, more being better: the metric of the task, or the eval loss; a run without is last."""
         loss = math.inf if self.record.eval_loss is None else self.record.eval_loss
-        value = self.metrics.get(GLUE[self.task].rank_by, -math.inf) if self.task else -loss
+        value = self.metrics.get(FINETUNING[self.task].rank_by, -math.inf) if self.task else -loss
         return -math.inf if math.isnan(value) else value
 
 
@@ -156,10 +156,10 @@ def checked_task(record: RunRecord) -> RunRecord:
     """
     if record.task is None:
         return record
-    task = glue_task(record.task).name
-    task = GLUE[task].trained_on or task
-    if record.finished and GLUE[task].rank_by not in record.metrics:
-        raise ValueError(f"metrics of a finished run of {task} expected, {GLUE[task].rank_by} among them")
+    task = task_named(record.task).name
+    task = FINETUNING[task].trained_on or task
+    if record.finished and FINETUNING[task].rank_by not in record.metrics:
+        raise ValueError(f"metrics of a finished run of {task} expected, {FINETUNING[task].rank_by} among them")
     return dataclasses.replace(record, task=task)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from objectives.glue import glue_task
+from objectives.beyond_glue import task_named
 from run_record import model_name
 from sweeps.protocol import Protocol, load_protocol
 from sweeps.record import Record
@@ -50,7 +50,7 @@ def make_plan(options: argparse.Namespace) -> Plan:
         task, _, directory = entry.partition("=")
         if not directory:
             raise ValueError(f"--start is {entry!r}; expected TASK=DIR")
-        given[glue_task(task).name] = check_pretrained(directory)
+        given[task_named(task).name] = check_pretrained(directory)
     trials = [
         dataclasses.replace(trial, needs=tuple(need for need in trial.needs if need.option != PRETRAINED))
         if trial.start in given

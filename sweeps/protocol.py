@@ -9,7 +9,7 @@ from typing import Any, TypeVar, get_origin, get_type_hints
 
 import yaml
 
-from objectives.glue import glue_task
+from objectives.beyond_glue import task_named
 
 T = TypeVar("T")
 
@@ -37,7 +37,7 @@ class Fits:
         config: the experiment that every fit runs, from the protocol's own folder.
         settings: options of ``train.py`` that every fit has; a YAML file among them is looked up from the folder of ``config``.
         seeds: fits of every point, with seeds 0, 1, ….
-        tasks: GLUE task → what it has of its own; none for pretraining.
+        tasks: name of a task → what it has of its own; none for pretraining.
         grid: option → values, of which every combination is a point.
         search: points drawn at random, in place of a grid.
     """
@@ -115,7 +115,7 @@ class Protocol:
 
     @property
     def tasks(self) -> list[str]:
-        """GLUE tasks of all stages."""
+        """Tasks of all stages."""
         return list(dict.fromkeys(task for stage in self.stages.values() for task in stage.tasks))
 
     @property
@@ -210,7 +210,7 @@ def checked_fits(stage: Stage, folder: Path, where: str, has_grid: bool) -> Stag
         raise ValueError(f"{where}: a protocol has a grid or a search, not both")
     if has_grid and not (stage.grid and all(isinstance(values, list) and values for values in stage.grid.values())):
         raise ValueError(f"{where}: the grid is empty; give at least one value for each of its options")
-    tasks = {glue_task(name).name: checked(TaskPlan, plan, f"{where}: {name}") for name, plan in stage.tasks.items()}
+    tasks = {task_named(name).name: checked(TaskPlan, plan, f"{where}: {name}") for name, plan in stage.tasks.items()}
     for name, plan in tasks.items():
         if plan.start and (plan.start not in tasks or tasks[plan.start].start):
             raise ValueError(f"{where}: {name} starts from {plan.start!r}, expected a task here that starts from nothing")

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from objectives.glue import GLUE
+from objectives.beyond_glue import FINETUNING
 from run_record import RunRecord, read_object, write_json
 from strangers import refuse_links_out
 from sweeps.trial import is_finished
@@ -232,7 +232,7 @@ def results(directory: Path, trials: dict[str, dict[str, Any]]) -> dict[str, Any
 
 def rank(task: str, figures: dict[str, float]) -> float:
     """What sorts the runs of a task, more being better; a figure that is missing or not finite comes last."""
-    value = figures.get(GLUE[task].rank_by) if task in GLUE else -figures.get("perplexity", math.inf)
+    value = figures.get(FINETUNING[task].rank_by) if task in FINETUNING else -figures.get("perplexity", math.inf)
     return value if value is not None and math.isfinite(value) else -math.inf
 
 
@@ -260,7 +260,7 @@ def results_table(record: Record) -> Table:
         done = f"{statuses.count('finished') + statuses.count('pruned')}/{len(statuses)}"
         metrics = record.content["tasks"].get(group, {}).get("metrics") or {"": {}}
         if staged and metrics.keys() != {""}:
-            ranking = GLUE[task].rank_by if task else "eval_loss"
+            ranking = FINETUNING[task].rank_by if task else "eval_loss"
             metrics = {ranking: metrics.get(ranking, {})}
         for metric, row in metrics.items():
             row = row | ({"best": row["max" if task else "min"]} if "max" in row else {})

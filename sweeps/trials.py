@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from objectives.glue import glue_task
+from objectives.beyond_glue import task_named
 from sweeps.protocol import Protocol, Row, Stage, TaskPlan, slug
 from sweeps.search import draw, search_of
 
@@ -83,7 +83,7 @@ def make_trials(
         ValueError: a task, stage or row is no part of the protocol, or two fits would have the same name.
     """
     wanted = {
-        "task": parts("task", [glue_task(name).name for name in tasks], protocol.tasks),
+        "task": parts("task", [task_named(name).name for name in tasks], protocol.tasks),
         "stage": parts("stage", stages, protocol.stages if protocol.staged else ()),
         "row": parts("row", rows, protocol.rows if protocol.staged else ()),
     }

@@ -12,9 +12,10 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 
-from datamodules import GLUEDataModule, TextDataModule
+from datamodules import GLUEDataModule, TaskDataModule, TextDataModule
 from datamodules.tokenizers import train_tokenizer
 from fake_glue import write_glue
+from fake_tasks import write_tasks
 from helpers import CONFIG
 
 torch.set_num_threads(1)
@@ -117,3 +118,23 @@ def glue_data(
     }
     defaults |= {"length": 24, "batch_size": 8, "seed": 0}
     return lambda task, **options: GLUEDataModule(task, **defaults | options)
+
+
+@pytest.fixture(scope="session")
+def tasks_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tasks beyond GLUE, a few rows each; read only."""
+    return write_tasks(tmp_path_factory.mktemp("tasks"))
+
+
+@pytest.fixture(scope="session")
+def task_data(
+    tasks_dir: Path, tokenizer_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., TaskDataModule]:
+    """Builds datamodules of the tasks beyond GLUE: batches of 8, at most 32 tokens unless told otherwise. All share one cache."""
+    defaults = {
+        "path": str(tasks_dir),
+        "tokenizer": str(tokenizer_dir),
+        "cache_dir": str(tmp_path_factory.mktemp("task_cache")),
+    }
+    defaults |= {"length": 32, "stride": 8, "batch_size": 8, "seed": 0}
+    return lambda task, **options: TaskDataModule(task, **defaults | options)

@@ -59,8 +59,8 @@ def test_a_directory_of_mixed_runs_half_of_them_unfinished(tmp_path: Path, capsy
     report.run([str(tmp_path), "--format", "csv", "--plot", str(tmp_path / "spread.png")])
     captured = capsys.readouterr()
     results, spread, unfinished, pretraining = captured.out.split("\n\n")
-    assert results.splitlines()[-1] == "sparse" + 10 * "," + "70.00,,8.482,2.138,these runs"
-    assert len(results.splitlines()) == 1 + 7 + 1
+    assert results.splitlines()[-1] == "sparse" + 10 * "," + "70.00,,,,,,8.482,2.138,these runs"
+    assert len(results.splitlines()) == 1 + 12 + 1
     assert spread.splitlines()[1:] == ["sparse,RTE,accuracy,2,70.00,65.00,65.00,7.07,0"]
     assert unfinished.splitlines()[1:] == [f"{failed},sparse,RTE,failed,ValueError: no"]
     assert pretraining.splitlines()[1:] == ["sparse,,,,2.1380,,,"]

@@ -147,6 +147,7 @@ def test_every_config_and_every_module_is_in_the_package(installed: Path) -> Non
         "fake_fit",
         "fake_glue",
         "fake_hub",
+        "fake_tasks",
         "helpers",
         "kernels",
     }:

@@ -13,7 +13,7 @@ from callbacks import ExportPretrained, KnowledgeDistillation
 from datamodules import GLUEDataModule
 from helpers import CONFIG, fit, tiny_trainer
 from lightning_modules import SequenceClassifier
-from lightning_modules.heads import load_classifier, misfit
+from lightning_modules.heads import load_with_head, misfit
 from objectives.glue import GLUE, glue_task
 
 Data = Callable[..., GLUEDataModule]
@@ -115,14 +115,16 @@ def test_a_finetuning_keeps_no_head_of_another_order(
     path = classifier(named(*reversed(names)), outputs=len(names))
     before = AutoModelForSequenceClassification.from_pretrained(path)
     with pytest.warns(UserWarning, match=f"head: the head has the classes of {task} in another order, and starts anew"):
-        model, _ = load_classifier(path, GLUE[task], None, fitting=True)
+        model, _ = load_with_head(AutoModelForSequenceClassification, path, GLUE[task], None, fitting=True)
     assert not torch.isclose(model.classifier.weight, before.classifier.weight).any()
     assert float(model.classifier.weight.std()) == pytest.approx(0.02, rel=0.5)
     torch.testing.assert_close(model.bert.state_dict(), before.bert.state_dict(), rtol=0, atol=0)
     fit(tmp_path, glue_data(task), [ExportPretrained()], -1, module=SequenceClassifier(path), max_epochs=1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        exported, unfit = load_classifier(str(tmp_path / "export"), GLUE[task], None, fitting=True)
+        exported, unfit = load_with_head(
+            AutoModelForSequenceClassification, str(tmp_path / "export"), GLUE[task], None, fitting=True
+        )
     assert unfit is None
     assert exported.config.label2id == {name: label for label, name in enumerate(names)}
     tiny_trainer(tmp_path, [], max_steps=-1).predict(SequenceClassifier(str(tmp_path / "export")), glue_data(task))
@@ -131,7 +133,7 @@ def test_a_finetuning_keeps_no_head_of_another_order(
 def test_a_head_that_is_the_tasks_is_where_finetuning_starts(classifier: Callable[..., str]) -> None:
     for names in (named("negative", "positive"), named("LABEL_0", "LABEL_1"), named("unacceptable", "acceptable")):
         path = classifier(names)
-        model, _ = load_classifier(path, GLUE["SST-2"], None, fitting=True)
+        model, _ = load_with_head(AutoModelForSequenceClassification, path, GLUE["SST-2"], None, fitting=True)
         before = AutoModelForSequenceClassification.from_pretrained(path)
         torch.testing.assert_close(model.state_dict(), before.state_dict(), rtol=0, atol=0)
 
@@ -159,7 +161,7 @@ def test_an_export_can_be_read_whatever_the_head_was_before(
     path = classifier(named("negative", "positive") | {"problem_type": "single_label_classification"})
     module = SequenceClassifier(path)
     fit(tmp_path, glue_data("STS-B"), [ExportPretrained()], 1, module=module)
-    exported, unfit = load_classifier(str(tmp_path / "export"), glue_task("STS-B"), None)
+    exported, unfit = load_with_head(AutoModelForSequenceClassification, str(tmp_path / "export"), glue_task("STS-B"), None)
     assert (exported.config.id2label, unfit) == ({0: "score"}, None)
 
 
@@ -173,5 +175,5 @@ def test_an_export_can_be_read_whatever_the_head_was_before(
 )
 def test_a_broken_config_is_one_line(classifier: Callable[..., str], fields: Names) -> None:
     with pytest.raises(ValueError, match="head: no encoder there: ") as error:
-        load_classifier(classifier(fields), GLUE["SST-2"], None)
+        load_with_head(AutoModelForSequenceClassification, classifier(fields), GLUE["SST-2"], None)
     assert "\n" not in str(error.value)

@@ -112,7 +112,7 @@ def test_what_chose_an_option_is_left_out_where_there_is_more(tmp_path: Path, wr
 def test_without_a_finished_run_there_is_nothing_to_plot(tmp_path: Path, write_run: WriteRun) -> None:
     write_run("cola", task="CoLA", status="running")
     write_run("pretraining")
-    with pytest.raises(ValueError, match="nothing to plot: no finished run of a GLUE task, and none of pretraining"):
+    with pytest.raises(ValueError, match="nothing to plot: no finished run of a task, and none of pretraining"):
         runs_figure(runs_below(tmp_path))
 
 

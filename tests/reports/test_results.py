@@ -41,7 +41,12 @@ def runs_below(root: Path) -> list[Run]:
 def test_published_cells_and_their_averages() -> None:
     table = results_table(published_results())
     assert column(table, "model") == [
-        *("bert_HF", "bert_paper", "bert_1mi", "bert_700k", "bert_100k"),
+        *(
+            "bert_HF",
+            "bert_paper",
+            "bert_paper_dev",
+        ),
+        *("oBERT_teacher", "oBERT_80%", "oBERT_upstream_90%", "prune_ofa_85%", "bert_1mi", "bert_700k", "bert_100k"),
         *("sparse_80%_kd_onecycle_lr_rigl", "sparse_80%_kd_onecycle_lr"),
     ]
     assert row(table, "bert_HF") == {
@@ -57,6 +62,7 @@ def test_published_cells_and_their_averages() -> None:
         "QNLI": "90.66",
         "RTE": "65.70",
         "WNLI": "56.34",
+        **dict.fromkeys(("SQuAD", "SQuAD2", "SWAG", "CoNLL"), ""),
         "perplexity": "",
         "eval loss": "",
         "source": "Hugging Face",
@@ -64,6 +70,10 @@ def test_published_cells_and_their_averages() -> None:
     paper = row(table, "bert_paper")
     assert (paper["average_bert"], paper["average_glue"], paper["WNLI"]) == ("79.05", "", "")  # 632.4 / 8
     assert (paper["MRPC"], paper["STS-B"], paper["QQP"]) == ("88.90 (f1)", "85.80 (spearman)", "71.20 (f1)")
+    beyond = {model: [row(table, model)[task] for task in ("SQuAD", "SWAG", "CoNLL")] for model in column(table, "model")}
+    assert beyond["bert_paper"] == ["", "", "92.40 (f1)"]
+    assert beyond["bert_paper_dev"] == ["80.80/88.50", "81.60", "96.40 (f1)"]
+    assert (beyond["oBERT_80%"][0], row(table, "oBERT_80%")["MNLI"]) == ("89.04 (f1)", "84.32 (accuracy)")
     losses = {"bert_1mi": "1.612", "bert_100k": "2.154", "sparse_80%_kd_onecycle_lr_rigl": "2.138"}
     for model, loss in (losses | {"sparse_80%_kd_onecycle_lr": "2.280"}).items():
         cells = row(table, model)
@@ -84,7 +94,7 @@ def test_published_cells_and_their_averages() -> None:
 
 def test_a_published_metric_that_glue_does_not_have_is_refused(tmp_path: Path) -> None:
     (tmp_path / "rows.yaml").write_text("a: {source: me, tasks: {CoLA: {accuracy: 80.0}}}")
-    with pytest.raises(ValueError, match="a has CoLA with accuracy, which is no task of GLUE"):
+    with pytest.raises(ValueError, match="a has CoLA with accuracy, which is no task of the table"):
         published_results(tmp_path / "rows.yaml")
 
 

@@ -60,7 +60,7 @@ def test_paths_may_be_relative_and_links(
         ("\xff\xfe{}".encode("latin-1"), "not JSON"),
         ('{"loss": 1}', "an experiment and a status"),
         ('{"experiment": "a", "status": "finished", "eval_loss": "low"}', "eval_loss: a number expected, not 'low'"),
-        ('{"experiment": "a", "status": "finished", "task": "COLD"}', "no GLUE task 'COLD'"),
+        ('{"experiment": "a", "status": "finished", "task": "COLD"}', "no task 'COLD'"),
         (
             '{"experiment": "a", "status": "finished", "task": "CoLA"}',
             "metrics of a finished run of CoLA expected, matthews among them",

@@ -78,7 +78,7 @@ def test_search_draws_the_same_points_again_and_within_bounds() -> None:
         ({"tasks": {"CoLA": {"seeds": 0}}}, "seeds is 0, expected 1 or more"),
         ({"tasks": {"CoLA": {"seeds": "x"}}}, "seeds is 'x', expected 1 or more"),
         ({"tasks": ["CoLA"]}, r"tasks is \['CoLA'\], expected dict"),
-        ({"tasks": {"COLLA": None}}, "no GLUE task 'COLLA'"),
+        ({"tasks": {"COLLA": None}}, "no task 'COLLA'"),
         ({"tasks": {"RTE": {"start": "MNLI"}}}, "RTE starts from 'MNLI', expected a task here"),
         ({"grid": {}}, "the grid is empty"),
         ({"grid": {"model.lr": []}}, "the grid is empty"),

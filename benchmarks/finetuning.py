@@ -33,7 +33,8 @@ from transformers import (
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from cpu import keep_freed_memory, multiply_with_onednn
 from datamodules.glue_files import GlueFiles
-from objectives.glue import GLUE, GlueTask, predictions, task_scores
+from objectives.glue import GLUE, GlueTask
+from objectives.glue_scores import predictions, task_scores
 from run_record import SUMMARY, RunRecord, read_object, write_json
 
 ROOT = Path(__file__).parent.parent

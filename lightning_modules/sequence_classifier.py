@@ -5,7 +5,8 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from datamodules import GLUEDataModule, SequenceBatch
 from lightning_modules.finetuning import FinetuningModule
-from objectives.glue import GLUE, GlueTask, degenerate, predictions, task_loss, task_scores
+from objectives.glue import GLUE, GlueTask
+from objectives.glue_scores import degenerate, predictions, task_loss, task_scores
 from objectives.masked_lm import IGNORE_INDEX
 
 

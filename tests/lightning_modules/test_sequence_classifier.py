@@ -32,7 +32,8 @@ from callbacks import (
 from datamodules import GLUEDataModule, TextDataModule
 from helpers import Recorder, assert_identical, copies, fit, parameters, tiny_bert, tiny_trainer
 from lightning_modules import SequenceClassifier
-from objectives.glue import GLUE, predictions, task_scores
+from objectives.glue import GLUE
+from objectives.glue_scores import predictions, task_scores
 from reports.runs import read_runs
 from sweeps.record import results
 

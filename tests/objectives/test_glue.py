@@ -9,7 +9,8 @@ from fractions import Fraction
 import pytest
 import torch
 
-from objectives.glue import GLUE, SUBMISSION, degenerate, glue_task, predictions, task_loss, task_scores
+from objectives.glue import GLUE, SUBMISSION, glue_task
+from objectives.glue_scores import degenerate, predictions, task_loss, task_scores
 
 PAIR, PREMISE, BINARY = ("sentence1", "sentence2"), ("premise", "hypothesis"), ("0", "1")
 ENTAILMENT, NLI = ("entailment", "not_entailment"), ("entailment", "neutral", "contradiction")

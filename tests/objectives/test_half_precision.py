@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from objectives.distillation import distillation_loss, regression_distillation_loss, teacher_probabilities
-from objectives.glue import task_loss
+from objectives.glue_scores import task_loss
 from objectives.masked_lm import masked_lm_loss
 
 LABELS = torch.arange(64) % 50

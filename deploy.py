@@ -14,35 +14,19 @@ import argparse
 import sys
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 
 from arguments import OneLineParser, command_line, one_line_errors
-from cpu import multiply_with_onednn
-from deployment import (
-    FILES,
-    TOLERANCE,
-    WEIGHTS_FILE,
-    agreement,
-    check_repository,
-    compare_latency,
-    constants,
-    export,
-    files_to_push,
-    kept_zeros,
-    load,
-    load_model,
-    pack,
-    push,
-    session,
-    unpack,
-    write_card,
-)
 from run_record import CARD_FILE, SUMMARY, RunRecord, model_name
+
+FORMATS = ("onnx", "openvino")
+# torch and what needs it is imported by the commands, so that help and a mistake do not wait for it
 
 
 def pack_command(options: argparse.Namespace) -> None:
     """Compress and print both sizes."""
+    from deployment import WEIGHTS_FILE, pack
+
     left_out = pack(options.export, options.file)
     if left_out:
         print(f"not carried: {', '.join(left_out)}", file=sys.stderr)
@@ -52,6 +36,8 @@ def pack_command(options: argparse.Namespace) -> None:
 
 def unpack_command(options: argparse.Namespace) -> None:
     """Decompress and say where."""
+    from deployment import unpack
+
     if not unpack(options.file, options.directory):
         print(f"{options.file} has no checksum, as it is of version 1 of the format: pack the model again", file=sys.stderr)
     print(f"{options.directory}: an ordinary Hugging Face model")
@@ -59,7 +45,10 @@ def unpack_command(options: argparse.Namespace) -> None:
 
 def export_command(options: argparse.Namespace) -> None:
     """Write the file of another runtime and print how it compares with torch."""
-    from datamodules import prose  # seconds, for this command alone
+    import torch
+
+    from datamodules import prose
+    from deployment import TOLERANCE, agreement, constants, export, kept_zeros, load, session
 
     model, tokenizer = load(options.export)
     directory = options.out or options.export / options.format
@@ -81,6 +70,8 @@ def export_command(options: argparse.Namespace) -> None:
 
 def push_command(options: argparse.Namespace) -> None:
     """Send an export to the hub, or say what would be sent."""
+    from deployment import check_repository, files_to_push, push
+
     if options.dry_run:
         check_repository(options.repository)
         for name, size in files_to_push(options.export).items():
@@ -92,6 +83,8 @@ def push_command(options: argparse.Namespace) -> None:
 
 def card_command(options: argparse.Namespace) -> None:
     """Write the card anew, from the runs of several seeds."""
+    from deployment import write_card
+
     records = [RunRecord.read(run / SUMMARY) for run in options.runs]
     write_card(options.export, options.name or model_name(str(options.export)), records, options.dataset, options.license)
     print(options.export / CARD_FILE)
@@ -99,11 +92,15 @@ def card_command(options: argparse.Namespace) -> None:
 
 def latency_command(options: argparse.Namespace) -> None:
     """Time the model in all runtimes in turn and print how they compare."""
+    import torch
+
+    from cpu import multiply_with_onednn
+    from deployment import compare_latency, load_model
+    from lightning_modules import check_fit
+
     threads = options.threads or [torch.get_num_threads()]
     if min(options.batch, options.length, options.repetitions, *threads) < 1:
         raise ValueError("batch, length, repetitions and threads must be at least 1")
-    from lightning_modules import check_fit  # seconds, for this command alone
-
     multiply_with_onednn()
     model = load_model(options.export)
     check_fit(model.config, str(options.export), tokens=0, length=options.length)
@@ -134,7 +131,7 @@ def main(arguments: list[str] | None = None) -> None:
     command.set_defaults(run=unpack_command)
     command = commands.add_parser("export", help="write a file for another runtime, checked against torch")
     command.add_argument("export", type=Path, help="directory of an exported model, or a packed file")
-    command.add_argument("--format", choices=FILES, required=True, help="of the file")
+    command.add_argument("--format", choices=FORMATS, required=True, help="of the file")
     command.add_argument("--out", type=Path, help="directory for it (default: one of the format's name in EXPORT)")
     command.add_argument("--int8", action="store_true", help="weights as 8-bit integers")
     command.add_argument("--sentences", type=int, default=100, help="on which it is compared with torch (default 100)")

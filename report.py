@@ -20,7 +20,6 @@ from reports.archive import archive
 from reports.curves import read_curves
 from reports.frontier import frontier_points, frontier_table
 from reports.lengths import lengths_of, lengths_table
-from reports.masks import masks_table
 from reports.page import page_tables
 from reports.pretraining import by_model_and_length, pretraining_table, runs_table
 from reports.results import own_results, published_results, results_table, spread_table, unfinished_table
@@ -199,6 +198,8 @@ def report_masks(arguments: list[str]) -> None:
     parser.add_argument("run", type=Path, help="runs/EXPERIMENT/version_N, or an exported directory")
     parser.add_argument("other", type=Path, nargs="?", help="another one with masks of the same tensors")
     options = parser.parse_args(arguments)
+    from reports.masks import masks_table  # only here, for the time that torch takes
+
     show([masks_table(options.run, options.other)], options.format)
 
 

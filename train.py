@@ -7,7 +7,7 @@ import sys
 from argparse import ArgumentError
 from typing import TYPE_CHECKING
 
-from arguments import command_line, one_line_errors
+from arguments import command_line, one_line, one_line_errors
 from run_exit import ended_with_code
 from shipped import check_configs, with_shipped_configs
 
@@ -50,6 +50,8 @@ def main(arguments: list[str] | None = None) -> "TrifectaCLI":
 
 def describe(error: Exception) -> str:
     """The line of an error; of the parser's errors what is wrong and what there is."""
+    if "cli" not in sys.modules:  # there was no parser yet
+        return one_line(error)
     from command_help import describe
 
     return describe(error)

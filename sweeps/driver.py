@@ -23,6 +23,7 @@ def ray_environment(address: str | None) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AIR_NEW_OUTPUT": "0",  # the new one cannot be replaced
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "RAY_kill_child_processes_on_worker_exit": "0",  # which would kill the guard before it can stop the fit
         "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a search is told of a fit that was stopped, without its metric
     }
     if not address:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from run_record import Heartbeat, RunRecord
-from sweeps.trial import STOPPED, Fit, FitError, Reports, is_finished, last_line, patience, run_fit
+from sweeps.trial import GUARD, STOPPED, Fit, FitError, Reports, is_finished, last_line, patience, run_fit
 
 ROOT = Path(__file__).parents[2]
 FAKE = (sys.executable, str(ROOT / "tests" / "fake_fit.py"))
@@ -135,6 +136,22 @@ def test_nothing_outlives_a_runner_that_is_killed(fit: Callable[..., Fit], tmp_p
     run_fit(fit(), no_report)
     assert living(group) == []
     assert [event for event, *_ in events(tmp_path)] == ["begins", "begins", "ends"]
+
+
+def test_a_fit_stops_when_its_guard_is_killed(fit: Callable[..., Fit], tmp_path: Path) -> None:
+    """As Ray does it to the children of a worker that ends, or a machine that is short of memory."""
+    guard = subprocess.Popen([sys.executable, str(GUARD), *fit(behaviour="hangs").command], stdin=subprocess.PIPE)
+    try:
+        assert eventually(lambda: bool(events(tmp_path)))
+        process = int(events(tmp_path)[0][2])
+        assert process in living(process)
+        guard.kill()
+        assert eventually(lambda: process not in living(process))
+    finally:
+        guard.kill()
+        guard.wait()
+        for left in living(int(events(tmp_path)[0][2])):  # the fit's own child
+            os.kill(left, signal.SIGKILL)
 
 
 def test_two_do_not_run_the_same_trial(fit: Callable[..., Fit], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

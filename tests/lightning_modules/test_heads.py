@@ -122,7 +122,9 @@ def test_a_finetuning_keeps_no_head_of_another_order(
     fit(tmp_path, glue_data(task), [ExportPretrained()], -1, module=SequenceClassifier(path), max_epochs=1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        exported, unfit = load_with_head(AutoModelForSequenceClassification, str(tmp_path / "export"), GLUE[task], None, fitting=True)
+        exported, unfit = load_with_head(
+            AutoModelForSequenceClassification, str(tmp_path / "export"), GLUE[task], None, fitting=True
+        )
     assert unfit is None
     assert exported.config.label2id == {name: label for label, name in enumerate(names)}
     tiny_trainer(tmp_path, [], max_steps=-1).predict(SequenceClassifier(str(tmp_path / "export")), glue_data(task))

@@ -110,6 +110,8 @@ class PredictionFiles(BasePredictionWriter):
             raise ValueError(
                 f"{name}: {wrong} answers are not finite numbers, so nothing is written: the model has diverged"
             )
+        if data.task.kind != "tag" and len(kept["index"]) != len(dataset):  # of words some may have been cut off
+            raise ValueError(f"{name}: {len(kept['index'])} answers to {len(dataset)} rows")
         if trainer.is_global_zero and isinstance(dataset, TaskDataset):
             self.write(data.task, kept, dataset.examples, scored=name == "dev" or data.task.labelled_test)
 

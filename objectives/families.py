@@ -42,7 +42,7 @@ class Family(ABC, Generic[A]):
 
     @abstractmethod
     def answers(self, kept: Mapping[str, Tensor], examples: Examples) -> list[A]:
-        """An answer to each example, from what was kept of all rows."""
+        """An answer to each example, from what was kept of all rows; where a row was left out, one that is wrong."""
 
     @abstractmethod
     def scores(self, task: Task, answers: Sequence[A], examples: Examples) -> dict[str, float]:
@@ -104,7 +104,9 @@ class Choices(Family[int]):
         return {"index": batch["index"][counted], "predicted": logits.argmax(1)[counted]}
 
     def answers(self, kept: Mapping[str, Tensor], examples: Examples) -> list[int]:
-        return kept["predicted"][kept["index"].argsort()].long().tolist()
+        answers = torch.full((len(examples["sent1"]),), -1)
+        answers[kept["index"].long().cpu()] = kept["predicted"].long().cpu()
+        return answers.tolist()
 
     def scores(self, task: Task, answers: Sequence[int], examples: Examples) -> dict[str, float]:
         right = sum(answer == choice for answer, choice in zip(answers, examples["choice"], strict=True))

@@ -170,13 +170,12 @@ def best_spans(
     start, end = (logits.double().masked_fill(~allowed, -math.inf) for logits in (start, end))
     ends = F.pad(end, (0, max_tokens - 1), value=-math.inf).unfold(1, max_tokens, 1)  # (batch, length, max_tokens)
     scores = (start.unsqueeze(2) + ends).flatten(1)
-    chosen = scores.topk(min(n_best, scores.size(1)), dim=1).indices
-    if (missing := n_best - chosen.size(1)) > 0:
-        chosen = F.pad(chosen, (0, missing), value=scores.size(1) - 1)  # ends beyond the window
+    scores = F.pad(scores, (0, max(0, n_best - scores.size(1))), value=-math.inf)  # spans that begin behind the window
+    chosen = scores.topk(n_best, dim=1).indices
     first, last = chosen // max_tokens, chosen // max_tokens + chosen % max_tokens
-    start_logit = start.gather(1, first)
+    start_logit = start.gather(1, first.clamp(max=length - 1))
     end_logit = end.gather(1, last.clamp(max=length - 1)).masked_fill(last >= length, -math.inf)
-    return Spans(first, last.clamp(max=length - 1), start_logit, end_logit)
+    return Spans(first.clamp(max=length - 1), last.clamp(max=length - 1), start_logit, end_logit)
 
 
 class Candidate(NamedTuple):
@@ -208,6 +207,8 @@ class Answer(NamedTuple):
 def answers_of_windows(kept: Mapping[str, Tensor], contexts: Sequence[str], n_best: int = N_BEST) -> list[Answer]:
     """An answer to each question from the best spans of all windows of its context; the same text counts once.
 
+    A question of which no window was seen, in a part of a set, has no candidate.
+
     Args:
         kept: of W windows, ``question`` and the logits of the class token, ``null_start`` and ``null_end``, (W,); ``char_start``,
             ``char_end``, ``start_logit`` and ``end_logit`` of their best spans, (W, n).
@@ -224,8 +225,7 @@ def answers_of_windows(kept: Mapping[str, Tensor], contexts: Sequence[str], n_be
     order = np.lexsort((flat["char_end"], flat["char_start"], -score, of_span))
     order = order[np.isfinite(score[order])]
     bounds = np.searchsorted(of_span[order], np.arange(len(contexts) + 1))
-    lowest = np.lexsort((null, question))
-    first = np.searchsorted(question[lowest], np.arange(len(contexts)))
+    window_of = {int(question[window]): window for window in np.lexsort((-null, question))}  # the last is the lowest
     answers = []
     for number, context in enumerate(contexts):
         found: dict[str, Candidate] = {}
@@ -234,9 +234,9 @@ def answers_of_windows(kept: Mapping[str, Tensor], contexts: Sequence[str], n_be
             found.setdefault(text, Candidate(text, float(flat["start_logit"][place]), float(flat["end_logit"][place])))
             if len(found) == n_best:
                 break
-        window = lowest[first[number]]
-        nothing = Candidate("", float(columns["null_start"][window]), float(columns["null_end"][window]))
-        answers.append(Answer(list(found.values()), nothing))
+        window = window_of.get(number)
+        null_logits = (0.0, 0.0) if window is None else (columns["null_start"][window], columns["null_end"][window])
+        answers.append(Answer(list(found.values()), Candidate("", *map(float, null_logits))))
     return answers
 
 

@@ -313,6 +313,16 @@ def test_mistakes_are_one_line(
         finetune(tmp_path, task_data("SQuAD", length=33), TaskModel(str(encoder_dir)))
 
 
+@pytest.mark.parametrize("task", BEYOND_GLUE)
+def test_a_part_of_a_set_is_scored_as_if_the_rest_were_wrong(
+    tmp_path: Path, task_data: Data, encoder_dir: Path, task: str
+) -> None:
+    trainer = tiny_trainer(tmp_path, [], -1, max_epochs=1, fast_dev_run=True)
+    trainer.fit(TaskModel(str(encoder_dir)), task_data(task, eval_batch_size=1))
+    score = float(trainer.callback_metrics[f"val/{beyond_glue(task).rank_by}"])
+    assert 0 <= score <= (1 / 13 if task in ("SWAG",) else 1.0)
+
+
 class Killed(Exception):
     """What ends a fit in its middle."""
 

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from objectives.squad import (
     OUT_OF_REACH,
+    Answer,
+    Candidate,
     answer_scores,
     answers_of_windows,
     best_spans,
@@ -184,6 +186,7 @@ def test_windows_of_a_context_answer_together() -> None:
     assert (second.candidates[0].start_logit, second.null_odds) == (3.0, 4.5 - 6.0)
     expected = torch.tensor([6.0, 3.0, 2.0], dtype=torch.float64).softmax(0).tolist()
     assert probabilities(second.candidates) == pytest.approx(expected)
+    assert answers_of_windows(kept, ["abc", "abc def 7", "unseen"])[2] == Answer([], Candidate("", 0.0, 0.0))
     assert [each.text for each in answers_of_windows(kept, ["abc", "abc def 7"], n_best=2)[1].candidates] == ["def", "7"]
 
 

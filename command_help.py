@@ -25,7 +25,7 @@ from callbacks import StepwiseSchedule
 from sparsity import SparseMethod, methods
 
 LIGHTNING = [folder for package in (pytorch_lightning, lightning_fabric) for folder in package.__path__]
-BASES = {SparseMethod, methods.KeepPrunedValues, StepwiseSchedule}
+BASES = {SparseMethod, methods.KeepPrunedValues, StepwiseSchedule, datamodules.FinetuningDataModule}
 
 
 def concrete(package: ModuleType, kind: type) -> dict[str, type]:

@@ -157,7 +157,7 @@ CASES: dict[str, list[tuple[tuple[str, ...], str]]] = {
         (SWEEP, "--pretrained is missing"),
         ((*SWEEP, "--pretrained={in}/nothing"), "nothing: no such file or directory, where a pretrained model is expected"),
         ((*SWEEP, "--pretrained={in}/folder"), "pretrained: {in}/folder has no config.json"),
-        ((*SWEEP, MODEL, "--tasks", "COLLA"), "no GLUE task 'COLLA'"),
+        ((*SWEEP, MODEL, "--tasks", "COLLA"), "no task 'COLLA'"),
         ((*SWEEP, MODEL, "--tasks", "RTE"), "RTE is no task of this protocol; it has CoLA"),
         ((*SWEEP, MODEL, "--stages", "tune"), "tune"),
         ((*SWEEP, MODEL, "--rows", "dense"), "dense"),

@@ -43,6 +43,7 @@ def command(options: argparse.Namespace, name: str, teacher: Path | None = None)
     if options.glue:
         fit += [f"--data.path={options.glue}", "--data.task=MRPC"]
         fit += [f"--model.pretrained={options.runs / 'teacher' / 'version_0' / 'export'}", "--data.train_examples=1200"]
+        fit += ["--checkpoint.every_n_epochs=null"]
         return [*fit, "--data.batch_size=8", "--data.length=64", "--trainer.max_epochs=4"]
     fit += ["--model.config=null"]
     fit += [f"--model.config.{key}={value}" for key, value in SIZE.items()]

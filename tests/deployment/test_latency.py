@@ -51,7 +51,7 @@ def test_a_comparison_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (dense.threads, sparse.threads) == (2, 2)
     assert (dense.milliseconds, sparse.milliseconds) == pytest.approx((4.0, 1.0))
     assert (dense.speedup, sparse.speedup) == pytest.approx((1.0, 4.0))
-    assert 0 < sparse.difference < 1e-5 < bf16.difference
+    assert sparse.difference < 1e-5 < bf16.difference  # of some libraries it is 0
     assert found.fastest() is sparse
     assert found.library == cpu.matmul_library()
     assert not any(isinstance(module, SparseLinear) for module in model.modules())

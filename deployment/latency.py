@@ -18,6 +18,7 @@ from deployment.exchange import (
     Run,
     input_names,
     onnx_session,
+    openvino_has_bf16,
     openvino_session,
     quantize_onnx,
     write_onnx,
@@ -107,7 +108,8 @@ def write_files(model: "PreTrainedModel", directory: Path, int8: bool) -> Iterat
             yield "ONNX Runtime int8", lambda threads: onnx_session(quantized, threads)
     if installed("OpenVINO"):
         yield "OpenVINO", lambda threads: openvino_session(plain, threads)
-        yield "OpenVINO bf16", lambda threads: openvino_session(plain, threads, "bf16")
+        if openvino_has_bf16():
+            yield "OpenVINO bf16", lambda threads: openvino_session(plain, threads, "bf16")
         if int8 and importlib.util.find_spec("nncf"):
             small = directory / "int8.xml"
             write_openvino(plain, small, int8=True)

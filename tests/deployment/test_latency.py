@@ -78,12 +78,16 @@ def test_layers_are_timed_for_the_tokens_of_the_comparison(monkeypatch: pytest.M
     assert (found.linear_layers, found.sparse_layers, found.timings[1].difference) == (1, 0, 0.0)
 
 
-def test_every_runtime_is_timed_and_computes_the_same() -> None:
+@pytest.mark.parametrize("bf16", [True, False])
+def test_every_runtime_is_timed_and_computes_the_same(monkeypatch: pytest.MonkeyPatch, bf16: bool) -> None:
+    """OpenVINO in bf16 only where the processor has it."""
     pytest.importorskip("onnxruntime")
     pytest.importorskip("openvino")
+    monkeypatch.setattr(latency, "openvino_has_bf16", lambda: bf16)
     found = compare_latency(tiny_bert(), batch=2, length=16, rounds=1, threads=[1], int8=True)
     off = {each.name: each.difference for each in found.timings}
-    assert list(off)[3:] == ["ONNX Runtime", "ONNX Runtime int8", "OpenVINO", "OpenVINO bf16", "OpenVINO int8"]
+    openvino = ["OpenVINO", *(["OpenVINO bf16"] if bf16 else []), "OpenVINO int8"]
+    assert list(off)[3:] == ["ONNX Runtime", "ONNX Runtime int8", *openvino]
     assert max(off[name] for name in ("torch sparse", "ONNX Runtime", "OpenVINO")) < 1e-5
     assert all(0 < off[name] < 0.2 for name in off if name.endswith(("bf16", "int8")))
 

@@ -5,6 +5,7 @@ import statistics
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -67,7 +68,7 @@ def has_finite_weights(checkpoint: Path) -> bool:
     try:
         check_whole(checkpoint)
         state = torch.load(checkpoint, mmap=True, map_location="cpu", weights_only=True)["state_dict"]
-    except (OSError, ValueError, LookupError):
+    except (OSError, ValueError, LookupError, RuntimeError, UnpicklingError):
         return False
     return first_not_finite(state.items()) is None
 

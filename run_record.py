@@ -52,6 +52,7 @@ class RunRecord:
         test_loss_per_character: of the test text.
         task: that was learnt; None for pretraining.
         metrics: of the task, as fractions of 1; NaN where one is not defined.
+        thresholds: of the no-answer odds, in logits, at which a metric is what it is; of tasks with unanswerable questions.
         degenerate: whether the model has learnt nothing of its task.
         pretrained: directory or hub id of the model that the run started from.
         pretrained_name: what that model was called then (:func:`model_name`).
@@ -90,6 +91,7 @@ class RunRecord:
     test_loss_per_character: float | None = None
     task: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)
+    thresholds: dict[str, float] = field(default_factory=dict)
     degenerate: bool | None = None
     pretrained: str | None = None
     pretrained_name: str | None = None

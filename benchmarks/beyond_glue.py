@@ -38,6 +38,7 @@ from transformers import (
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.finetuning import compared, packaged_minilm
+from cpu import keep_freed_memory, multiply_with_onednn
 from datamodules import TaskFiles
 from objectives.beyond_glue import BEYOND_GLUE, TAGS, beyond_glue
 from objectives.squad import squad_scores
@@ -158,6 +159,9 @@ def side_of(task: str, train: datasets.Dataset, dev: datasets.Dataset, tokenizer
 def theirs(options: argparse.Namespace) -> None:
     """One run of ``transformers.Trainer``; its dev scores and training time go to ``options.result``."""
     set_seed(options.seeds[0])
+    if not options.only_time:  # only rounding differs
+        keep_freed_memory()
+        multiply_with_onednn()
     datasets.disable_progress_bars()
     task, files = beyond_glue(options.task), TaskFiles(beyond_glue(options.task), options.path)
     train, dev = files.read("train"), files.read("dev")

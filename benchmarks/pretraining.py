@@ -30,8 +30,8 @@ SIZES = {
     "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
 }
 BATCHES = {"tiny": 32, "mini": 32, "small": 16, "base": 8}
-LENGTH, VOCABULARY, RATE, DECAY = 128, 8192, 1e-3, 0.01
-STEPS = {"tiny": 90, "mini": 45, "small": 30, "base": 12}
+LENGTH, VOCABULARY, RATE, DECAY = 128, 30522, 1e-3, 0.01
+STEPS = {"tiny": 45, "mini": 30, "small": 24, "base": 12}
 
 
 def matmul_peak(dtype: torch.dtype, size: int = 2048) -> float:
@@ -165,8 +165,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.one:
         which, size = options.one
-        keep_freed_memory()
-        if which == "product":
+        if which == "product":  # as train.py does
+            keep_freed_memory()
             multiply_with_onednn()
         print(json.dumps({"product": product, "peer": peer}[which](size, options.precision)))
         return

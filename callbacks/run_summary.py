@@ -26,6 +26,7 @@ from callbacks.sparse_training import sparse_training
 from cpu import matmul_library
 from internals import begin_and_end_always
 from objectives.parameter_groups import encoder_weights
+from objectives.squad import THRESHOLD
 from run_record import RunRecord, Status, experiment_name, model_name
 from sparsity import SparseStepping, methods
 
@@ -141,7 +142,10 @@ class RunSummary(Callback):
         if "val/degenerate" in metrics:
             self.results["degenerate"] = bool(metrics.pop("val/degenerate"))
             scores = {name: value for name, value in metrics.items() if name.startswith("val/") and name not in EVALUATION}
-            self.results["metrics"] = {name.removeprefix("val/"): value for name, value in scores.items()}
+            scores = {name.removeprefix("val/"): value for name, value in scores.items()}
+            limits = {name for name in scores if name.endswith(THRESHOLD)}
+            self.results["thresholds"] = {name.removesuffix(THRESHOLD): scores.pop(name) for name in sorted(limits)}
+            self.results["metrics"] = scores
         self.results["eval_step"] = trainer.global_step
         self._write(trainer, pl_module, "running")
 

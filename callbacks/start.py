@@ -38,6 +38,8 @@ WARNINGS = (
     ".*infer the batch indices.*",  # the rows of a submission carry their own
     ".*LeafSpec.*is deprecated.*",  # Lightning on a newer torch
 )
+WORTH_A_LINE = 1.5  # times as fast in bf16
+MEASURED_ROWS = 4096
 OF_A_RESUME = ".*Checkpoint directory .* exists and is not empty.*"
 
 
@@ -82,7 +84,7 @@ def overview(trainer: Trainer, pl_module: LightningModule) -> list[tuple[str, st
         "data": [describe_data(data)],
         "batch": [describe_batch(trainer, data)],
         "steps": describe_steps(trainer, data),
-        "device": [describe_device(trainer)],
+        "device": [describe_device(trainer), *recommend_bf16(trainer, model, data)],
         "run": describe_run(trainer),
     }
     return [("" if number else label, line) for label, lines in subjects.items() for number, line in enumerate(lines)]
@@ -164,6 +166,17 @@ def describe_device(trainer: Trainer) -> str:
         library = cpu.matmul_library()
         name = ", ".join(filter(None, [device.type, counted(torch.get_num_threads(), "thread"), library]))
     return f"{name}, precision {trainer.precision}"
+
+
+def recommend_bf16(trainer: Trainer, model: PreTrainedModel, data: Data) -> list[str]:
+    """A line where a CPU that computes in fp32 multiplies matrices of this model's size faster in bf16; none elsewhere."""
+    if trainer.strategy.root_device.type != "cpu" or trainer.precision != "32-true":
+        return []
+    width = model.config.hidden_size
+    gain = cpu.bf16_gain(min(data.batch_size * data.length, MEASURED_ROWS), width, 4 * width)
+    if gain < WORTH_A_LINE:
+        return []
+    return [f"products of this size are {gain:.1f} times as fast in bf16 here: --trainer.precision bf16-mixed"]
 
 
 def describe_run(trainer: Trainer) -> list[str]:

@@ -118,9 +118,8 @@ class TaskModel(FinetuningModule[TaskBatch]):
         answers = self.family.answers(kept, examples)
         scores = self.family.scores(self.task, answers, examples)
         for name, score in scores.items():
-            if not name.endswith("_threshold"):
-                exact = torch.tensor(score, dtype=torch.float64)  # a float would be logged in single precision
-                self.log(f"{stage}/{name}", exact, prog_bar=name == self.task.rank_by)
+            exact = torch.tensor(score, dtype=torch.float64)  # a float would be logged in single precision
+            self.log(f"{stage}/{name}", exact, prog_bar=name == self.task.rank_by)
         self.log(f"{stage}/loss", kept["loss"].mean(), prog_bar=True)
         self.log(f"{stage}/degenerate", float(self.family.degenerate(scores, answers, examples)))
         for metric in self.answers[0].values():

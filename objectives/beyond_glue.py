@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
-from objectives.glue import GLUE, GlueTask
+from objectives.glue import GLUE, GlueTask, named
 
 Kind = Literal["span", "choice", "tag"]
 Split = Literal["train", "dev", "test"]
@@ -70,24 +70,10 @@ FINETUNING: Mapping[str, GlueTask | Task] = MappingProxyType({**GLUE, **BEYOND_G
 
 
 def task_named(name: str) -> GlueTask | Task:
-    """The task of this name, in any case, or of its name on the hub.
-
-    Raises:
-        ValueError: there is none.
-    """
-    for task in FINETUNING.values():
-        if name.lower() in (task.name.lower(), task.hub):
-            return task
-    raise ValueError(f"no task {name!r}; there are {', '.join(FINETUNING)}")
+    """The task of this name, GLUE's or another (:func:`objectives.glue.named`)."""
+    return named(name, FINETUNING, "task")
 
 
 def beyond_glue(name: str) -> Task:
-    """The task of this name that is none of GLUE's.
-
-    Raises:
-        ValueError: there is none.
-    """
-    for task in BEYOND_GLUE.values():
-        if name.lower() in (task.name.lower(), task.hub):
-            return task
-    raise ValueError(f"no task {name!r} here; there are {', '.join(BEYOND_GLUE)}")
+    """The task of this name that is none of GLUE's (:func:`objectives.glue.named`)."""
+    return named(name, BEYOND_GLUE, "task beyond GLUE")

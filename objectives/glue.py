@@ -6,6 +6,7 @@ Columns and file names are those of the official TSV layout and, beside them, of
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import Protocol, TypeVar
 
 BINARY = ("0", "1")
 EQUIVALENT, DUPLICATE = ("not_equivalent", "equivalent"), ("not_duplicate", "duplicate")
@@ -117,9 +118,31 @@ SUBMISSION = tuple(file for task in GLUE.values() for file in task.test)
 """The eleven files of a submission, without ``.tsv``."""
 
 
-def glue_task(name: str) -> GlueTask:
-    """The task of this name, in any case (``mrpc``, ``MRPC``, the hub's ``sst2``)."""
-    for task in GLUE.values():
+class Named(Protocol):
+    """What a task is called here, and what on the hub."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def hub(self) -> str: ...
+
+
+AnyNamed = TypeVar("AnyNamed", bound=Named)
+
+
+def named(name: str, tasks: Mapping[str, AnyNamed], what: str) -> AnyNamed:
+    """The task of this name, in any case, or of this name on the hub (``mrpc``, ``MRPC``; ``sst2``).
+
+    Raises:
+        ValueError: there is none; ``what`` is missing then.
+    """
+    for task in tasks.values():
         if name.lower() in (task.name.lower(), task.hub):
             return task
-    raise ValueError(f"no GLUE task {name!r}; there are {', '.join(GLUE)}")
+    raise ValueError(f"no {what} {name!r}; there are {', '.join(tasks)}")
+
+
+def glue_task(name: str) -> GlueTask:
+    """The task of GLUE of this name (:func:`named`)."""
+    return named(name, GLUE, "GLUE task")

@@ -22,6 +22,8 @@ from objectives.masked_lm import IGNORE_INDEX
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
+THRESHOLD = "_threshold"
+"""Ends the name of a score that is no score but where another has its best."""
 OUT_OF_REACH = -1e4
 """Logit of a position that is padding: finite, as divergences have to be, and of no weight."""
 
@@ -118,7 +120,7 @@ def squad2_scores(
         scores = np.array(column)
         best = best_threshold(scores, odds, has_answer, said)
         at_zero = np.where(odds > 0, ~has_answer, scores)
-        found |= {name: best.score, f"{name}_threshold": best.threshold, f"{name}_at_0": float(at_zero.mean())}
+        found |= {name: best.score, f"{name}{THRESHOLD}": best.threshold, f"{name}_at_0": float(at_zero.mean())}
     return found
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from run_exit import STOPPED_BY_SIGNAL
+from run_exit import NOT_FINITE, STOPPED_BY_SIGNAL
 from run_record import Heartbeat, RunRecord
 
 GUARD = Path(__file__).with_name("guard.py")
@@ -21,7 +21,9 @@ POLL = 0.5  # seconds
 LOCK_WAIT = 90.0  # seconds; the processes of an interrupted sweep are gone after the guard's grace
 SLOW = 20  # times the usual time of its optimizer step that a fit is given in any case
 STOPPED = "stopped"  # reported in place of figures, of a fit that a signal has ended: Tune would take an error for a failure
+DIVERGED = "diverged"  # the same of one whose numbers are not finite, and would not be the next time: Tune would try again
 WORST = 1e12  # stands for a figure that is not finite, and so absent, which ASHA could not rank
+WITHOUT_FIGURES = {STOPPED_BY_SIGNAL: STOPPED, NOT_FINITE: DIVERGED}
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ def run_fit(fit: Fit, report: Callable[[dict[str, float]], None]) -> None:
     """Run a fit to its end, unless it has come to it before; ``report`` gets what is watched, of an earlier attempt too.
 
     One that was told to stop, by a signal to it alone, has not failed: :data:`STOPPED` is reported, and it can go on another day.
+    One that diverged has, but would do so again to the bit: :data:`DIVERGED` is reported.
 
     Raises:
         FitError: the command failed, hung or ended early; what it says is also the last line of ``log.txt``.
@@ -106,8 +109,8 @@ def run_fit(fit: Fit, report: Callable[[dict[str, float]], None]) -> None:
                 code = guard.wait()
             if hung:
                 print(f"no sign of life for {patience(fit) / 60:g} minutes", file=log)
-            elif code == STOPPED_BY_SIGNAL:
-                return report({STOPPED: 1.0})
+            elif code in WITHOUT_FIGURES:
+                return report({WITHOUT_FIGURES[code]: 1.0})
             elif code == 0 and not is_finished(fit.run):
                 record = RunRecord.find(fit.run)
                 print(f"ended with status {record.status if record else 'missing'!r}, not 'finished'", file=log)

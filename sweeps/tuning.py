@@ -25,7 +25,7 @@ from rich.text import Text
 from sweeps.agenda import Agenda
 from sweeps.record import Record, results_table
 from sweeps.search import max_steps, search_of
-from sweeps.trial import STOPPED, FitError, last_line, run_on_ray
+from sweeps.trial import DIVERGED, STOPPED, FitError, last_line, run_on_ray
 
 QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
 
@@ -151,7 +151,8 @@ class Progress(TrialProgressCallback):
         """The scheduler's business."""
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        self._ended(trial, error=None, stopped=STOPPED in (trial.last_result or {}))
+        last = trial.last_result or {}
+        self._ended(trial, last_line(trial.config["fit"].log) if DIVERGED in last else None, STOPPED in last)
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         self._ended(trial, last_line(Path(trial.error_file)).removeprefix(f"{FitError.__module__}.{FitError.__name__}: "))

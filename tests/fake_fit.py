@@ -45,6 +45,10 @@ if behaviour in (f"seed {seed} stops", "ends early") and not (run / "told").exis
     summary("stopped")
     child.kill()
     sys.exit(0 if behaviour == "ends early" else 75)
+if seed == 1 and behaviour == "diverges":
+    child.kill()
+    print("error: 10 steps in a row were not finite", file=sys.stderr)
+    sys.exit(77)
 if behaviour == "searches":
     rate, steps = float(options["model.lr"]), int(options["trainer.max_steps"])
     for step in range(10, steps + 1, 10):

@@ -27,7 +27,7 @@ pytestmark = [
 
 
 class Harvest(Recorder):
-    """Writes what a rank has seen: with its fork everything else goes."""
+    """Writes, at every validation, what a rank has seen: with its fork everything else goes."""
 
     def __init__(self, root: Path) -> None:
         super().__init__()
@@ -35,9 +35,10 @@ class Harvest(Recorder):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for suffix, answers in zip(trainer.datamodule.dev, pl_module.answers, strict=False):
-            self.labels[suffix] = sorted(answers["labels"].compute().reshape(-1).tolist())
+            if "labels" in answers:
+                self.labels[suffix] = sorted(answers["labels"].compute().reshape(-1).tolist())
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
         harvest = {"losses": self.losses, "weights": copies(parameters(trainer)), "metrics": metrics, "labels": self.labels}
         torch.save(harvest | {"steps": trainer.global_step}, self.root / f"rank{trainer.global_rank}.pt")

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from pytorch_lightning import LightningModule, Trainer, seed_everything
-from test_ddp_finetuning import PAIR, NoDropout
+from pytorch_lightning import seed_everything
+from test_ddp_finetuning import PAIR, Harvest, NoDropout
 
 from callbacks import LinearWarmupDecay, PredictionFiles
 from datamodules import TaskDataModule
-from helpers import Recorder, assert_identical, copies, fit, parameters, tiny_trainer
+from helpers import assert_identical, fit, tiny_trainer
 from lightning_modules import TaskModel
 from objectives.beyond_glue import BEYOND_GLUE
 
@@ -23,21 +23,6 @@ pytestmark = [
     pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without torch.distributed"),
     pytest.mark.filterwarnings("ignore:.*"),
 ]
-
-
-class Harvest(Recorder):
-    """Writes what a rank has seen: with its fork everything else goes."""
-
-    def __init__(self, root: Path) -> None:
-        super().__init__()
-        self.root = root
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
-        torch.save(
-            {"losses": self.losses, "weights": copies(parameters(trainer)), "metrics": metrics},
-            self.root / f"rank{trainer.global_rank}.pt",
-        )
 
 
 def train(root: Path, data: TaskDataModule, encoder: Path, **options: Any) -> list[dict[str, Any]]:

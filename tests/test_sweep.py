@@ -118,9 +118,10 @@ def test_a_killed_sweep_goes_on_and_repeats_nothing(tmp_path: Path, protocol: Pa
 
 @pytest.mark.slow
 def test_a_failed_and_a_hung_trial_hold_nobody(tmp_path: Path, pretrained: Path) -> None:
-    """Of two tasks with three seeds, seed 1 of one raises and of the other hangs; what starts from the second still runs."""
+    """Of three tasks seed 1 raises, diverges or hangs; what starts from the last still runs. What diverged is not tried again."""
     tasks = {
         "CoLA": {"settings": {"behaviour": "fails"}},
+        "MRPC": {"seeds": 2, "settings": {"behaviour": "diverges"}},
         "MNLI": {"settings": {"behaviour": "hangs"}},
         "RTE": {"seeds": 1, "start": "MNLI"},
     }
@@ -128,12 +129,14 @@ def test_a_failed_and_a_hung_trial_hold_nobody(tmp_path: Path, pretrained: Path)
     driver = start(tmp_path, "--config", file, "--pretrained", pretrained, "--name=s", "--stall=0.1", "--concurrency=2")
     assert driver.wait(120) == 1
     failed = {trial for trial, status in statuses(tmp_path, "s").items() if status == "failed"}
-    assert failed == {"CoLA_seed=1", "MNLI_seed=1"}
-    assert count(tmp_path, "begins") == {trial: 1 + (trial in failed) for trial in statuses(tmp_path, "s")}
+    assert failed == {"CoLA_seed=1", "MRPC_seed=1", "MNLI_seed=1"}
+    again = failed - {"MRPC_seed=1"}
+    assert count(tmp_path, "begins") == {trial: 1 + (trial in again) for trial in statuses(tmp_path, "s")}
     assert all(trial in failed or count(tmp_path, "ends")[trial] == 1 for trial in statuses(tmp_path, "s"))
     errors = {trial: entry.get("error") for trial, entry in record(tmp_path, "s")["trials"].items() if trial in failed}
     assert errors == {
         "CoLA_seed=1": "RuntimeError: the loss is not finite",
+        "MRPC_seed=1": "error: 10 steps in a row were not finite",
         "MNLI_seed=1": "no sign of life for 0.1 minutes",
     }
     output = (tmp_path / "output").read_text()

@@ -65,6 +65,24 @@ def test_every_line_of_a_sparse_run(tmp_path: Path, text_data: Data, capsys: pyt
     assert len(out.splitlines()) <= 15
 
 
+@pytest.mark.parametrize(("gain", "precision", "said"), [(2.04, "32-true", 1), (1.4, "32-true", 0), (2.0, "bf16-mixed", 0)])
+def test_bf16_is_recommended_where_it_would_pay(
+    tmp_path: Path,
+    text_data: Data,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    gain: float,
+    precision: str,
+    said: int,
+) -> None:
+    measured: list[tuple[int, ...]] = []
+    monkeypatch.setattr("cpu.bf16_gain", lambda *shape: measured.append(shape) or gain)
+    fit(tmp_path / "run", text_data(), [RunOverview()], max_steps=1, precision=precision)
+    lines = ["products of this size are 2.0 times as fast in bf16 here: --trainer.precision bf16-mixed"]
+    assert block(capsys.readouterr().out)["device"][1:] == lines[:said]
+    assert measured == [(8 * 16, 32, 128)] * (precision == "32-true")
+
+
 def test_a_test_split_is_said(tmp_path: Path, text_data: Data, capsys: pytest.CaptureFixture[str]) -> None:
     data = text_data(test_share=0.1)
     fit(tmp_path / "run", data, [RunOverview()], max_steps=1)
@@ -165,6 +183,8 @@ from pathlib import Path
 sys.path.insert(0, "tests")
 from callbacks import RunOverview, quiet_lightning
 quiet_lightning()
+import cpu
+cpu.bf16_gain = lambda *shape: 1.0  # which a machine may say or not
 from datamodules import TextDataModule
 from helpers import fit
 data = TextDataModule(sys.argv[1], tokenizer=sys.argv[2], cache_dir=sys.argv[3], length=16)

@@ -126,7 +126,7 @@ def test_predict_answers_the_test_set_or_else_the_development_set(task_data: Dat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"task": "MRPC"}, r"no task 'MRPC' here; there are SQuAD, SQuAD2, SWAG, CoNLL"),
+        ({"task": "MRPC"}, r"no task beyond GLUE 'MRPC'; there are SQuAD, SQuAD2, SWAG, CoNLL"),
         ({"stride": -1}, r"stride of 0 or more expected, got -1"),
         ({"batch_size": 0}, r"batch_size of 1 or more expected, got 0"),
     ],

@@ -29,6 +29,7 @@ from objectives.beyond_glue import BEYOND_GLUE, TAGS, beyond_glue
 from objectives.masked_lm import IGNORE_INDEX
 from objectives.squad import squad2_scores, squad_scores
 from objectives.tagging import entity_scores
+from run_record import RunRecord
 
 Data = Callable[..., TaskDataModule]
 FAMILIES = {
@@ -238,6 +239,29 @@ def test_a_model_that_says_nothing_is_degenerate(tmp_path: Path, task_data: Data
         finetune(tmp_path, task_data(task), TaskModel(str(encoder_dir)), RunSummary(), Constant())
         summary = json.loads((tmp_path / "summary.json").read_text())
         assert summary["degenerate"] is True, (task, summary["metrics"])
+
+
+def test_a_summary_says_at_which_odds_the_scores_of_version_2_are_best(
+    tmp_path: Path, task_data: Data, encoder_dir: Path
+) -> None:
+    """And the file of answers leaves out those above."""
+    trainer = finetune(tmp_path, task_data("SQuAD2"), TaskModel(str(encoder_dir), lr=1e-3), RunSummary())
+    record = RunRecord.read(tmp_path / "summary.json")
+    assert record.metrics.keys() == {"exact_match", "f1", "exact_match_at_0", "f1_at_0"}
+    assert record.thresholds.keys() == {"exact_match", "f1"}
+    trainer.save_checkpoint(tmp_path / "run.ckpt")
+    files = PredictionFiles(str(tmp_path / "answers"))
+    tiny_trainer(tmp_path, [files], 1).predict(
+        TaskModel(str(encoder_dir)), task_data("SQuAD2"), return_predictions=False, ckpt_path=tmp_path / "run.ckpt"
+    )
+    odds, texts = (json.loads((tmp_path / "answers" / name).read_text()) for name in ("null_odds.json", "predictions.json"))
+    assert {name for name, value in odds.items() if value > record.thresholds["f1"]} <= {
+        n for n, t in texts.items() if not t
+    }
+    golds = {row["id"]: row["answers"] for row in trainer.datamodule.dev[""].examples}
+    assert squad2_scores(texts, dict.fromkeys(texts, -1.0), golds)["f1_at_0"] == pytest.approx(
+        record.metrics["f1"], abs=1e-12
+    )
 
 
 @pytest.mark.parametrize("task", KINDS)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchmetrics.functional.text import squad
 
 from objectives.squad import (
     OUT_OF_REACH,
@@ -100,6 +101,22 @@ def test_a_thousand_answers_of_version_1() -> None:
         "f1": pytest.approx(sum(best[1]) / 1000, abs=1e-12),
     }
     assert all(0.3 < score < 0.9 for score in found.values())
+
+
+def test_torchmetrics_scores_a_thousand_answers_alike() -> None:
+    """But for answers of nothing, where it follows version 2.0."""
+    draw = random.Random(2)
+    words = [word for word in WORDS if normalised(word)]
+    golds = {str(n): [" ".join(draw.choices(words, k=3)) for _ in range(3)] for n in range(1000)}
+    answers = {n: draw.choice([*right, " ".join(draw.choices(words, k=2))]) for n, right in golds.items()}
+    theirs = squad(
+        [{"prediction_text": answer, "id": n} for n, answer in answers.items()],
+        [{"answers": {"answer_start": [0] * 3, "text": right}, "id": n} for n, right in golds.items()],
+    )
+    ours = squad_scores(answers, golds)
+    assert {name: 100 * score for name, score in ours.items()} == pytest.approx(
+        {name: float(score) for name, score in theirs.items()}, rel=1e-5
+    )
 
 
 def swept_threshold(scores: list[float], odds: list[float], has_answer: list[bool], said: list[bool]) -> tuple[float, float]:

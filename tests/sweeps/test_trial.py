@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from run_record import Heartbeat, RunRecord
-from sweeps.trial import GUARD, STOPPED, Fit, FitError, Reports, is_finished, last_line, patience, run_fit
+from sweeps.trial import DIVERGED, GUARD, STOPPED, Fit, FitError, Reports, is_finished, last_line, patience, run_fit
 
 ROOT = Path(__file__).parents[2]
 FAKE = (sys.executable, str(ROOT / "tests" / "fake_fit.py"))
@@ -97,6 +97,14 @@ def test_a_fit_that_was_told_to_stop_has_not_failed_and_goes_on(fit: Callable[..
     assert reports == [{STOPPED: 1.0}]
     run_fit(fit(behaviour="seed 1 stops"), no_report)
     assert [event for event, *_ in events(tmp_path)] == ["begins", "begins", "ends"]
+
+
+def test_a_fit_that_diverged_says_so_once(fit: Callable[..., Fit], tmp_path: Path) -> None:
+    """It would do the same, to the bit, were it tried again."""
+    reports: list[dict[str, float]] = []
+    run_fit(fit(behaviour="diverges"), reports.append)
+    assert reports == [{DIVERGED: 1.0}]
+    assert last_line(fit().log) == "error: 10 steps in a row were not finite"
 
 
 def test_a_fit_that_hangs_is_ended_with_all_its_processes(fit: Callable[..., Fit], tmp_path: Path) -> None:

@@ -3,8 +3,11 @@
 Subcommands ``fit``, ``validate``, ``test`` and ``predict`` are Lightning's; ``--help`` lists what each takes.
 """
 
+import difflib
+import re
 import sys
 from argparse import ArgumentError
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from arguments import command_line, one_line, one_line_errors
@@ -35,6 +38,30 @@ A name is a file of configs/; later options win over earlier ones, and a --confi
                                       --ckpt_path
 """
 
+SUBCOMMANDS = ("fit", "validate", "test", "predict")
+OPTIONS = {
+    *("help", "config", "print_config", "experiment", "runs", "version", "seed_everything", "model", "data", "trainer"),
+    *("masks", "schedule", "distillation", "resume", "rank_timeout", "numbers", "agreement", "watchdog", "checkpoint"),
+    *("export", "submission", "predictions", "ckpt_path", "weights_only", "verbose", "return_predictions"),
+}
+"""What an option of a subcommand is called up to its first dot; the parser, which knows the rest, takes seconds to come."""
+
+
+def check_options(arguments: Sequence[str]) -> None:
+    """Refuse a subcommand and an option that no run has, before anything is imported that takes seconds.
+
+    Raises:
+        ValueError: with the nearest that there is.
+    """
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in SUBCOMMANDS:
+        raise ValueError(f"argument subcommand: invalid choice: {arguments[0]!r} (choose from {', '.join(SUBCOMMANDS)})")
+    for argument in arguments:
+        name = re.split(r"[.=+]", argument.removeprefix("--"), maxsplit=1)[0]
+        if argument.startswith("--") and not any(option.startswith(name) for option in OPTIONS):
+            nearest = difflib.get_close_matches(name, OPTIONS, n=1)
+            hint = f"; is it --{nearest[0]}?" if nearest else "; train.py fit --help all lists all there are"
+            raise ValueError(f"unrecognized arguments: {argument}{hint}")
+
 
 def main(arguments: list[str] | None = None) -> "TrifectaCLI":
     """Run the subcommand of ``arguments`` (the command line by default), or show examples in its place."""
@@ -42,6 +69,7 @@ def main(arguments: list[str] | None = None) -> "TrifectaCLI":
     if given[-1:] in (["--help"], ["-h"]) and len(given) <= 2:
         print(f"usage: train.py {{fit,validate,test,predict}} --config FILE_OR_NAME [OPTION …]\n\n{EXAMPLES}", end="")
         sys.exit()
+    check_options(given)
     check_configs(with_shipped_configs(given))
     from cli import run_subcommand  # seconds: torch, Lightning, transformers and datasets come with it
 

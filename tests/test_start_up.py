@@ -1,5 +1,6 @@
 """Help, and a mistake that an option alone shows, do not wait for torch."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import deploy
+import train
 from deployment import FILES
 
 ROOT = Path(__file__).parents[1]
@@ -19,6 +21,9 @@ SLOW = ("torch", "transformers", "datasets", "pytorch_lightning", "torchmetrics"
         ("train", ["--help"]),
         ("train", ["fit", "--help"]),
         ("train", ["fit", "--config", "nowhere.yaml"]),
+        ("train", ["fitt", "--config", "cpu_bench"]),
+        ("train", ["fit", "--config", "cpu_bench", "--trainr.max_steps", "3"]),
+        ("train", ["validate", "--chekpoint=last"]),
         ("sweep", ["--help"]),
         ("sweep", ["--config", "cpu_bench", "--concurency", "2"]),
         ("report", ["--help"]),
@@ -49,3 +54,21 @@ print(sorted(set({SLOW!r}) & sys.modules.keys()))
 
 def test_formats_are_those_of_exports() -> None:
     assert list(deploy.FORMATS) == list(FILES)
+
+
+@pytest.mark.parametrize("subcommand", train.SUBCOMMANDS)
+def test_options_that_are_known_before_the_parser_are_the_parsers(subcommand: str) -> None:
+    command = [sys.executable, "train.py", subcommand, "--help", "all"]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    there = set(re.findall(r"^ +(?:-\w(?: \w+)?, )?--(\w+)", shown, re.MULTILINE))
+    assert there - {"config"} <= train.OPTIONS
+    of_one = {"verbose", "return_predictions"}
+    assert train.OPTIONS - of_one - {"config"} == there - of_one - {"config"}
+
+
+def test_a_misspelt_option_names_the_nearest() -> None:
+    with pytest.raises(ValueError, match=r"unrecognized arguments: --trainr.max_steps; is it --trainer\?"):
+        train.check_options(["fit", "--trainr.max_steps", "3"])
+    with pytest.raises(ValueError, match="unrecognized arguments: --zzz=1; train.py fit --help all lists all there are"):
+        train.check_options(["fit", "--zzz=1"])
+    train.check_options(["fit", "--trainer.callbacks+=RigL", "--data.path", "x", "--exp=a", "-c", "x.yaml"])

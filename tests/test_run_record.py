@@ -36,6 +36,7 @@ FULL = RunRecord(
     test_loss_per_character=0.62,
     task="CoLA",
     metrics={"matthews": 0.0},
+    thresholds={"f1": -1.5},
     degenerate=False,
     pretrained="runs/dense/version_0/export",
     pretrained_name="base",

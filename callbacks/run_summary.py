@@ -143,9 +143,9 @@ class RunSummary(Callback):
             self.results["degenerate"] = bool(metrics.pop("val/degenerate"))
             scores = {name: value for name, value in metrics.items() if name.startswith("val/") and name not in EVALUATION}
             scores = {name.removeprefix("val/"): value for name, value in scores.items()}
-            limits = {name for name in scores if name.endswith(THRESHOLD)}
-            self.results["thresholds"] = {name.removesuffix(THRESHOLD): scores.pop(name) for name in sorted(limits)}
-            self.results["metrics"] = scores
+            self.results["metrics"] = {name: value for name, value in scores.items() if not name.endswith(THRESHOLD)}
+            thresholds = {name: value for name, value in scores.items() if name.endswith(THRESHOLD)}
+            self.results["thresholds"] = {name.removesuffix(THRESHOLD): value for name, value in thresholds.items()}
         self.results["eval_step"] = trainer.global_step
         self._write(trainer, pl_module, "running")
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hub import local_or_hub
-from objectives.distillation import distillation_loss, regression_distillation_loss, teacher_probabilities
+from objectives.distillation import distillation_loss, regression_distillation_loss
 from objectives.masked_lm import IGNORE_INDEX
 from pretrained import read_tokenizer
 from sparsity.schedules import linear
@@ -101,10 +101,10 @@ class KnowledgeDistillation(Callback):
             taught = [student.predict_logits(teacher, batch) for teacher in self.teachers]
         if logits.size(1) == 1:
             return regression_distillation_loss(logits, taught, self.weights)
-        with torch.no_grad():
-            size = min(z.size(1) for z in (logits, *taught))  # a vocabulary may be padded beyond the tokens
-            target = teacher_probabilities([z[:, :size] for z in taught], self.weights, temperature)
-        return distillation_loss(logits[:, :size], target, temperature, (batch["labels"] != IGNORE_INDEX).flatten())
+        size = min(z.size(1) for z in (logits, *taught))  # a vocabulary may be padded beyond the tokens
+        student_logits, *teacher_logits = (z[:, :size] for z in (logits, *taught))
+        counted = (batch["labels"] != IGNORE_INDEX).flatten()
+        return distillation_loss(student_logits, teacher_logits, self.weights, temperature, counted)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         student = cast(Student, pl_module)

@@ -1,14 +1,17 @@
 """Knowledge distillation (Hinton, Vinyals and Dean 2015, arXiv 1503.02531, section 2)."""
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from objectives.row_losses import weighted_row_loss
 
-def teacher_probabilities(logits: Sequence[Tensor], weights: Sequence[float], temperature: float) -> Tensor:
-    """The mixture Σ w_i · softmax(z_i / T) of one or more teachers.
+
+def teacher_log_probabilities(logits: Sequence[Tensor], weights: Sequence[float], temperature: float) -> Tensor:
+    """log Σ w_i · softmax(z_i / T), the mixture of one or more teachers, in fp32.
 
     The weighted sum of the divergences from each teacher has the gradient of the divergence from this mixture.
 
@@ -18,28 +21,45 @@ def teacher_probabilities(logits: Sequence[Tensor], weights: Sequence[float], te
         temperature: T > 0.
     """
     total = sum(weights)
-    return torch.stack(
-        [weight / total * F.softmax(z.float() / temperature, dim=-1) for z, weight in zip(logits, weights, strict=True)]
-    ).sum(0)
+    each = [
+        F.log_softmax(z.float() / temperature, -1) + math.log(weight / total)
+        for z, weight in zip(logits, weights, strict=True)
+        if weight
+    ]
+    return each[0] if len(each) == 1 else torch.stack(each).logsumexp(0)
 
 
-def distillation_loss(student_logits: Tensor, target: Tensor, temperature: float, counted: Tensor | None = None) -> Tensor:
-    """T² · KL(teacher ‖ student) in nats, mean over examples.
+def distillation_loss(
+    student_logits: Tensor,
+    teacher_logits: Sequence[Tensor],
+    weights: Sequence[float],
+    temperature: float,
+    counted: Tensor | None = None,
+) -> Tensor:
+    """T² · KL(teachers' mixture ‖ student) in nats, mean over examples.
 
-    T² keeps the size of the gradient independent of the temperature.
+    T² keeps the size of the gradient independent of the temperature. The gradient with respect to the student's logits is
+    T · (softmax(z / T) - mixture), equation 2 of the paper times T².
 
     Args:
         student_logits: (N, classes).
-        target: (N, classes) teacher probabilities at the same temperature.
+        teacher_logits: one (N, classes) tensor a teacher; they get no gradient.
+        weights: one a teacher, non-negative; normalised to sum 1.
         temperature: T > 0.
         counted: (N,) boolean, the rows that count; all by default.
     """
-    log_student = F.log_softmax(student_logits.float() / temperature, dim=-1)
-    per_row = F.kl_div(log_student, target, reduction="none").sum(-1)
-    if counted is not None:
-        per_row = per_row.masked_fill(~counted, 0.0)
-        return temperature**2 * per_row.sum() / counted.sum().clamp(min=1)
-    return temperature**2 * per_row.mean()
+
+    def divergence(z: Tensor, rows: slice, gradient: Tensor) -> Tensor:
+        log_p = teacher_log_probabilities([logits[rows] for logits in teacher_logits], weights, temperature)
+        log_q = torch.log_softmax(z / temperature, 1, out=gradient)
+        p = log_p.exp()
+        losses = temperature**2 * (log_p.sub_(log_q) * p).sum(1)
+        gradient.exp_().sub_(p).mul_(temperature)
+        return losses
+
+    if counted is None:
+        counted = torch.ones(len(student_logits), dtype=torch.bool, device=student_logits.device)
+    return weighted_row_loss(student_logits, counted / counted.sum().clamp(min=1), divergence)
 
 
 def regression_distillation_loss(student: Tensor, teachers: Sequence[Tensor], weights: Sequence[float]) -> Tensor:

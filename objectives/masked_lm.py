@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from objectives.row_losses import weighted_row_loss
 
 IGNORE_INDEX = -100
 
@@ -63,7 +64,19 @@ def masked_lm_loss(logits: Tensor, labels: Tensor, reduction: str = "mean") -> T
         labels: N token ids, any shape.
         reduction: ``mean`` over the labels that count, or ``sum``.
     """
-    return F.cross_entropy(logits.float(), labels.flatten(), ignore_index=IGNORE_INDEX, reduction=reduction)
+    labels = labels.flatten()
+    counted = labels != IGNORE_INDEX
+    correct = labels.where(counted, 0)[:, None]
+
+    def cross_entropy(z: Tensor, rows: slice, gradient: Tensor) -> Tensor:
+        log_q = torch.log_softmax(z, 1, out=gradient)
+        losses = -log_q.gather(1, correct[rows]).squeeze(1)
+        gradient.exp_()  # softmax minus one at the label
+        gradient.scatter_(1, correct[rows], gradient.gather(1, correct[rows]) - 1)
+        return losses
+
+    share = counted / counted.sum() if reduction == "mean" else counted
+    return weighted_row_loss(logits, share, cross_entropy)
 
 
 def unigram_log_probabilities(counts: Tensor) -> Tensor:

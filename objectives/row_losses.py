@@ -1,0 +1,60 @@
+"""Losses over the rows of large logits, whose gradient is computed on the way.
+
+A vocabulary of 30,000 makes the logits the largest tensor of a small BERT's step. Autograd goes over them once an operation,
+forwards and backwards, and keeps buffers as large as they are between. But the gradient of a cross-entropy is known with the
+loss, softmax minus target: here a few rows at a time become both while they lie in the processor's cache.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+RowLoss = Callable[[Tensor, slice, Tensor], Tensor]
+"""Of logits (rows, classes), which rows of all they are, and room of their shape: the losses (rows,); the gradients go into the
+room. All of it is fp32."""
+
+IN_CACHE = 1 << 19
+"""Logits at a time on a CPU: 2 MB, with room for as many gradients in the cache of one core."""
+
+
+def weighted_row_loss(logits: Tensor, weight: Tensor, row_loss: RowLoss) -> Tensor:
+    """Σ weight_i · loss_i over the rows.
+
+    Args:
+        logits: (N, classes) of any precision; losses are computed in fp32, and the gradient is as precise as the logits.
+        weight: (N,), of each row; its gradient is not computed.
+        row_loss: of single rows.
+    """
+    return _WeightedRowLoss.apply(logits, weight.float(), row_loss)
+
+
+class _WeightedRowLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, weight: Tensor, row_loss: RowLoss) -> Tensor:  # type: ignore[override]
+        # fp16 cannot hold a gradient that the scaler has yet to lift
+        kept = torch.float32 if logits.dtype == torch.float16 else logits.dtype
+        gradient = torch.empty_like(logits, dtype=kept) if ctx.needs_input_grad[0] else None
+        at_once = max(1, IN_CACHE // logits.size(1)) if logits.device.type == "cpu" else max(1, len(logits))
+        room = torch.empty_like(logits[:at_once], dtype=torch.float32)
+        total = weight.new_zeros(())
+        for start in range(0, len(logits), at_once):
+            rows = slice(start, start + at_once)
+            here = logits[rows].float()
+            there = room[: len(here)]
+            total += torch.where(weight[rows] == 0, 0.0, row_loss(here, rows, there) * weight[rows]).sum()
+            if gradient is not None:
+                torch.mul(there, weight[rows, None], out=gradient[rows])
+        ctx.save_for_backward(gradient)
+        ctx.dtype = logits.dtype
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, None, None]:  # type: ignore[override]
+        (gradient,) = ctx.saved_tensors
+        if upstream.device.type == "cpu" and upstream == 1:
+            return gradient.to(ctx.dtype), None, None  # spares a pass; a GPU would have to be waited for
+        return (gradient * upstream).to(ctx.dtype), None, None

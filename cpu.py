@@ -98,19 +98,21 @@ def matmul_library() -> str:
     return BLAS.get(name, name)
 
 
-def bf16_gain(rows: int, inner: int, columns: int) -> float:
-    """How many times as fast this process multiplies (rows, inner) by (inner, columns) in bf16 as in fp32, now and measured.
+def bf16_gain(work: Callable[[], object]) -> float:
+    """How many times as fast this process does some work on the CPU in bf16, by autocast, as in fp32: now, and measured.
 
-    Converting both fp32 factors is included, as automatic mixed precision does it. Processors without instructions for bf16 are
-    slower with it. It takes a dozen products.
+    Processors without instructions for bf16 are slower with it, and so are small models with them, whose step is more than its
+    products. The work is done three times each way.
     """
-    left, right = torch.ones(rows, inner), torch.ones(columns, inner)
 
-    def seconds(product: Callable[[], Tensor]) -> float:
-        return min(timeit.repeat(product, number=1, repeat=6)[1:])  # the first one warms up
+    def seconds(enabled: bool) -> float:
+        def once() -> None:
+            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+                work()
 
-    full = seconds(lambda: left @ right.t())
-    return full / seconds(lambda: left.bfloat16() @ right.bfloat16().t())
+        return min(timeit.repeat(once, number=1, repeat=3)[1:])  # the first one warms up
+
+    return seconds(False) / seconds(True)
 
 
 def _for_onednn(left: Tensor, right: Tensor) -> bool:

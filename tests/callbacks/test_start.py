@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 import rich
+import torch
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from callbacks import GMP, LinearWarmupDecay, RandomState, RigL, RunOverview, StaticSparsity
 from callbacks.start import is_news
 from datamodules import GLUEDataModule, TextDataModule
-from helpers import fit, tiny_trainer
+from helpers import fit, tiny_bert, tiny_trainer
 from lightning_modules import SequenceClassifier
 
 Data = Callable[..., TextDataModule]
@@ -65,22 +66,47 @@ def test_every_line_of_a_sparse_run(tmp_path: Path, text_data: Data, capsys: pyt
     assert len(out.splitlines()) <= 15
 
 
-@pytest.mark.parametrize(("gain", "precision", "said"), [(2.04, "32-true", 1), (1.4, "32-true", 0), (2.0, "bf16-mixed", 0)])
+@pytest.mark.parametrize(
+    ("gains", "precision", "said"),
+    [
+        ([3.0, 2.04], "32-true", True),
+        ([3.0, 1.4], "32-true", False),  # a small model, of which products are the smaller part
+        ([0.2], "32-true", False),  # whose encoder is not tried
+        ([], "bf16-mixed", False),
+    ],
+)
 def test_bf16_is_recommended_where_it_would_pay(
     tmp_path: Path,
     text_data: Data,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-    gain: float,
+    gains: list[float],
     precision: str,
-    said: int,
+    said: bool,
 ) -> None:
-    measured: list[tuple[int, ...]] = []
-    monkeypatch.setattr("cpu.bf16_gain", lambda *shape: measured.append(shape) or gain)
+    measured: list[float] = []
+
+    def gain(work: Callable[[], object]) -> float:
+        work()
+        measured.append(gains[len(measured)])
+        return measured[-1]
+
+    monkeypatch.setattr("cpu.bf16_gain", gain)
     fit(tmp_path / "run", text_data(), [RunOverview()], max_steps=1, precision=precision)
-    lines = ["products of this size are 2.0 times as fast in bf16 here: --trainer.precision bf16-mixed"]
-    assert block(capsys.readouterr().out)["device"][1:] == lines[:said]
-    assert measured == [(8 * 16, 32, 128)] * (precision == "32-true")
+    lines = ["the encoder is 2.0 times as fast in bf16 here: --trainer.precision bf16-mixed"]
+    assert block(capsys.readouterr().out)["device"][1:] == lines * said
+    assert measured == gains
+
+
+def test_measuring_changes_nothing_of_the_run(tmp_path: Path, text_data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = []
+    for gains in ([0.2], [3.0, 3.0]):
+        given = iter(gains)
+        monkeypatch.setattr("cpu.bf16_gain", lambda work, given=given: [work(), next(given)][1])
+        module = tiny_bert(dropout=0.1)
+        fit(tmp_path / "run", text_data(), [RunOverview()], max_steps=2, module=module)
+        weights.append(torch.nn.utils.parameters_to_vector(module.parameters()))
+    assert torch.equal(*weights)
 
 
 def test_a_test_split_is_said(tmp_path: Path, text_data: Data, capsys: pytest.CaptureFixture[str]) -> None:
@@ -184,7 +210,7 @@ sys.path.insert(0, "tests")
 from callbacks import RunOverview, quiet_lightning
 quiet_lightning()
 import cpu
-cpu.bf16_gain = lambda *shape: 1.0  # which a machine may say or not
+cpu.bf16_gain = lambda work: 1.0  # which a machine may say or not
 from datamodules import TextDataModule
 from helpers import fit
 data = TextDataModule(sys.argv[1], tokenizer=sys.argv[2], cache_dir=sys.argv[3], length=16)

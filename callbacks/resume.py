@@ -45,6 +45,7 @@ RULES = (
     Rule("model*", "fixed", "weights, optimizer and objective are in the checkpoint"),
     Rule("masks*", "fixed", "so are the masks and what they grow to"),
     Rule("schedule*", "fixed", "and the learning rate's way"),
+    Rule("distillation.cache", "fixed", "a few tokens are the objective then; which directory is free"),
     Rule("distillation*", "fixed", "it is the objective"),
     Rule("trainer.max_steps", "fixed", "learning rate, masks and distillation end with it"),
     Rule("trainer.max_epochs", "fixed", "likewise"),
@@ -138,6 +139,8 @@ class ResumeRules(Callback):
         for name, value in self.settings.items():
             if rule_of(name).kind == "fixed" and name.partition(".")[0] != "masks":
                 found.setdefault(name, value)
+        if found.get("distillation.cache") is not None:
+            found["distillation.cache"] = "a directory"
         found |= mask_settings(trainer) | {"trainer.precision": str(trainer.precision)}
         if isinstance(data, TextDataModule | FinetuningDataModule):
             found["batch"] = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches

@@ -62,6 +62,51 @@ def distillation_loss(
     return weighted_row_loss(student_logits, counted / counted.sum().clamp(min=1), divergence)
 
 
+def likeliest(target: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k likeliest classes of each row, and everything else as one more outcome.
+
+    Args:
+        target: (N, classes) probabilities.
+        k: classes kept; all where there are no more.
+
+    Returns:
+        (N, k + 1) probabilities, the last that of any other class, and the (N, k) classes of the others, likeliest first.
+    """
+    top, kept = target.topk(min(k, target.size(1)), dim=1)
+    return torch.cat([top, target.scatter(1, kept, 0.0).sum(1, keepdim=True)], dim=1), kept
+
+
+def coarse_distillation_loss(
+    student_logits: Tensor, probabilities: Tensor, kept: Tensor, temperature: float, counted: Tensor | None = None
+) -> Tensor:
+    """T² · KL(teacher ‖ student) over k classes S of each row and "any other class", mean over examples.
+
+    KL_S = Σ_{i ∈ S} p_i · log(p_i / q_i) + p_R · log(p_R / q_R), where p_R = 1 - Σ_{i ∈ S} p_i and likewise
+    q_R = Σ_{i ∉ S} exp(z_i / T) / Σ_i exp(z_i / T), which is summed as it stands there, since 1 - Σ q_i would cancel.
+
+    It is never more than the divergence over all classes (log sum inequality): what is missing is p_R · KL of the teacher from
+    the student among the other classes. With all classes kept it is that divergence.
+
+    Args:
+        student_logits: (N, classes).
+        probabilities: (N, k + 1) of the teacher at the same temperature, of :func:`likeliest`.
+        kept: (N, k) classes that they are of.
+        temperature: T > 0.
+        counted: (N,) boolean, the rows that count; all by default.
+    """
+    scaled = student_logits.float() / temperature
+    outcomes = scaled.gather(1, kept)
+    if kept.size(1) == scaled.size(1):
+        probabilities = probabilities[:, :-1]  # there is no other class
+    else:
+        rest = scaled.scatter(1, kept, -torch.inf).logsumexp(1, keepdim=True)
+        outcomes = torch.cat([outcomes, rest], dim=1)
+    log_p = probabilities.clamp_min(
+        torch.finfo(probabilities.dtype).tiny
+    ).log()  # of what the teacher rules out, not infinite
+    return distillation_loss(temperature * outcomes, [temperature * log_p], [1.0], temperature, counted)
+
+
 def regression_distillation_loss(student: Tensor, teachers: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     """Mean squared distance of the student's scores from the teachers' weighted mean; a temperature has no meaning here.
 

@@ -60,6 +60,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory, corpus: Path, tokenizer_dir:
         ("--schedule=LinearWarmupDecay", "schedule", "OneCycleLR", "LinearWarmupDecay"),
         ("--distillation.factor=0.1", "distillation.factor", 0.5, 0.1),
         ("--distillation.temperature=3.5", "distillation.temperature", 2.0, 3.5),
+        ("--distillation.cache=teachers", "distillation.cache", None, "a directory"),
         ("--trainer.max_steps=8", "trainer.max_steps", 4, 8),
         ("--trainer.gradient_clip_val=9.5", "trainer.gradient_clip_val", 1.0, 9.5),
         ("--trainer.precision=bf16-mixed", "trainer.precision", "32-true", "bf16-mixed"),

@@ -57,9 +57,7 @@ def distillation_loss(
         gradient.exp_().sub_(p).mul_(temperature)
         return losses
 
-    if counted is None:
-        counted = torch.ones(len(student_logits), dtype=torch.bool, device=student_logits.device)
-    return weighted_row_loss(student_logits, counted / counted.sum().clamp(min=1), divergence)
+    return weighted_row_loss(student_logits, _mean_weight(student_logits, counted), divergence)
 
 
 def likeliest(target: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -94,17 +92,29 @@ def coarse_distillation_loss(
         temperature: T > 0.
         counted: (N,) boolean, the rows that count; all by default.
     """
-    scaled = student_logits.float() / temperature
-    outcomes = scaled.gather(1, kept)
-    if kept.size(1) == scaled.size(1):
-        probabilities = probabilities[:, :-1]  # there is no other class
-    else:
-        rest = scaled.scatter(1, kept, -torch.inf).logsumexp(1, keepdim=True)
-        outcomes = torch.cat([outcomes, rest], dim=1)
-    log_p = probabilities.clamp_min(
-        torch.finfo(probabilities.dtype).tiny
-    ).log()  # of what the teacher rules out, not infinite
-    return distillation_loss(temperature * outcomes, [temperature * log_p], [1.0], temperature, counted)
+    log_p = probabilities.clamp_min(torch.finfo(torch.float32).tiny).log()  # finite where the teacher rules out a class
+    if kept.size(1) == student_logits.size(1):  # there is no other class
+        whole = student_logits.gather(1, kept), [temperature * log_p[:, :-1]]
+        return distillation_loss(*whole, [1.0], temperature, counted)
+
+    def divergence(z: Tensor, rows: slice, gradient: Tensor) -> Tensor:
+        log_q = torch.log_softmax(z / temperature, 1, out=gradient)
+        log_q_kept = log_q.gather(1, kept[rows])
+        log_q.scatter_(1, kept[rows], -torch.inf)
+        log_q_rest = log_q.logsumexp(1, keepdim=True)
+        outcomes, p = torch.cat([log_q_kept, log_q_rest], 1), probabilities[rows]
+        pull = outcomes.exp() - p  # of each outcome; that of the rest is shared by its classes as the student has them
+        gradient.sub_(log_q_rest).exp_().mul_(pull[:, -1:]).scatter_(1, kept[rows], pull[:, :-1]).mul_(temperature)
+        return temperature**2 * (p * (log_p[rows] - outcomes)).sum(1)
+
+    return weighted_row_loss(student_logits, _mean_weight(student_logits, counted), divergence)
+
+
+def _mean_weight(logits: Tensor, counted: Tensor | None) -> Tensor:
+    """Weights of the mean over the rows that count."""
+    if counted is None:
+        counted = logits.new_ones(len(logits), dtype=torch.bool)
+    return counted / counted.sum().clamp(min=1)
 
 
 def regression_distillation_loss(student: Tensor, teachers: Sequence[Tensor], weights: Sequence[float]) -> Tensor:

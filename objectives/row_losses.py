@@ -27,6 +27,9 @@ def weighted_row_loss(logits: Tensor, weight: Tensor, row_loss: RowLoss) -> Tens
         logits: (N, classes) of any precision; losses are computed in fp32, and the gradient is as precise as the logits.
         weight: (N,), of each row; its gradient is not computed.
         row_loss: of single rows.
+
+    Raises:
+        RuntimeError: when its gradient is asked for a second time.
     """
     return _WeightedRowLoss.apply(logits, weight.float(), row_loss)
 
@@ -47,14 +50,18 @@ class _WeightedRowLoss(torch.autograd.Function):
             total += torch.where(weight[rows] == 0, 0.0, row_loss(here, rows, there) * weight[rows]).sum()
             if gradient is not None:
                 torch.mul(there, weight[rows, None], out=gradient[rows])
-        ctx.save_for_backward(gradient)
-        ctx.dtype = logits.dtype
+        ctx.gradient, ctx.dtype = gradient, logits.dtype
         return total
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, None, None]:  # type: ignore[override]
-        (gradient,) = ctx.saved_tensors
-        if upstream.device.type == "cpu" and upstream == 1:
-            return gradient.to(ctx.dtype), None, None  # spares a pass; a GPU would have to be waited for
-        return (gradient * upstream).to(ctx.dtype), None, None
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        gradient, ctx.gradient = (
+            ctx.gradient,
+            None,
+        )  # handed on and scaled in place, as a buffer more would cost what it saves
+        if gradient is None:
+            raise RuntimeError("the gradient of a loss over rows can be asked for once, whatever retain_graph says")
+        if upstream.device.type != "cpu" or upstream != 1:  # to know it, a GPU would have to be waited for
+            gradient.mul_(upstream)
+        return gradient.to(ctx.dtype), None, None

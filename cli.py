@@ -5,8 +5,6 @@ out, and each of their settings is an option (``--masks.sparsity 0.9``, ``--sche
 Lightning's own list, ``trainer.callbacks``.
 """
 
-import contextlib
-import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -18,7 +16,7 @@ import torch
 from jsonargparse import Namespace, set_parsing_settings
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins import CheckpointIO
 from pytorch_lightning.utilities import rank_zero_only
@@ -53,12 +51,12 @@ from callbacks import (
     StopOnSignal,
     flat_settings,
     naming_lost_peers,
-    plain_settings,
     quiet_lightning,
 )
 from command_help import class_help, lightning_errors
 from cpu import keep_freed_memory, multiply_with_onednn
 from internals import CommandLineFirst, wait_at_most
+from run_config import SaveRunConfig
 from run_directory import EVENTS, HoldRun, begun, clear_attempt, directory_of, last_checkpoint, newest_version
 from run_record import is_held
 from shipped import find_modules_beside, with_shipped_configs
@@ -66,57 +64,6 @@ from sparsity import SparseMethod
 from strangers import refuse_foreign_classes, refuse_links_out
 
 set_parsing_settings(subclasses_enabled=[SparseMethod])  # a dataclass that stands for any of its subclasses
-
-
-class SaveRunConfig(SaveConfigCallback):
-    """``config.yaml`` in the run's directory, once nothing can refuse to start any more, and hyper-parameters in the loggers.
-
-    A run that is refused leaves the directory as it was.
-
-    Args:
-        parser: of the configuration.
-        config: what to save.
-        kept: event files that are there already, of the run that this one goes on with.
-    """
-
-    def __init__(self, parser: LightningArgumentParser, config: Namespace, kept: Sequence[Path] = ()) -> None:
-        super().__init__(parser, config)
-        self.kept, self.began = kept, False
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Too early: the model, the other callbacks and the checkpoint may still refuse."""
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.began = True
-        if trainer.is_global_zero:
-            run = Path(trainer.default_root_dir)
-            run.mkdir(parents=True, exist_ok=True)
-            again = self.config.clone()
-            again.version = again.ckpt_path = None  # so that a run from this file is a new one
-            self.parser.save(again, run / "config.yaml", skip_none=False, overwrite=True, multifile=False)
-            for logger in trainer.loggers:
-                logger.log_hyperparams(hyper_parameters(self.config))
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if trainer.state.fn != "fit" or self.began or not trainer.is_global_zero:
-            return
-        run = Path(trainer.default_root_dir)
-        for events in set(run.glob(f"{EVENTS}.{os.getpid()}.*")) - set(self.kept):  # opened before anything can refuse
-            events.unlink()
-        for directory in (*sorted(filter(Path.is_dir, run.rglob("*")), reverse=True), run, run.parent):
-            with contextlib.suppress(OSError):  # not empty, or not there
-                directory.rmdir()
-
-
-SETTINGS = ("experiment", "seed_everything", "model", "data", "masks", "schedule", "distillation")
-TRAINER_SETTINGS = ("max_steps", "max_epochs", "precision", "accumulate_grad_batches", "gradient_clip_val")
-
-
-def hyper_parameters(config: Namespace) -> dict[str, bool | int | float | str]:
-    """What tells one run from another, for loggers."""
-    given = config.as_dict()
-    chosen = {name: given[name] for name in SETTINGS if given.get(name) is not None}
-    return plain_settings(chosen | {"trainer": {name: given["trainer"].get(name) for name in TRAINER_SETTINGS}})
 
 
 class TrifectaCLI(CommandLineFirst):

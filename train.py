@@ -3,11 +3,14 @@
 Subcommands ``fit``, ``validate``, ``test`` and ``predict`` are Lightning's; ``--help`` lists what each takes.
 """
 
+import ast
 import difflib
+import importlib.util
 import re
 import sys
 from argparse import ArgumentError
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from arguments import command_line, one_line, one_line_errors
@@ -47,6 +50,15 @@ OPTIONS = {
 """What an option of a subcommand is called up to its first dot; the parser, which knows the rest, takes seconds to come."""
 
 
+def trainer_settings() -> set[str]:
+    """Parameters of Lightning's Trainer, read from its source; empty where that is not found."""
+    spec = importlib.util.find_spec("pytorch_lightning")  # which imports nothing
+    file = Path(*(spec.submodule_search_locations or [""]) if spec else "", "trainer", "trainer.py")
+    tree = ast.parse(file.read_text(encoding="utf-8")) if file.exists() else ast.Module([], [])
+    made = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == "__init__"]
+    return {argument.arg for node in made for argument in (*node.args.args, *node.args.kwonlyargs)}
+
+
 def check_options(arguments: Sequence[str]) -> None:
     """Refuse a subcommand and an option that no run has, before anything is imported that takes seconds.
 
@@ -56,11 +68,20 @@ def check_options(arguments: Sequence[str]) -> None:
     if arguments and not arguments[0].startswith("-") and arguments[0] not in SUBCOMMANDS:
         raise ValueError(f"argument subcommand: invalid choice: {arguments[0]!r} (choose from {', '.join(SUBCOMMANDS)})")
     for argument in arguments:
-        name = re.split(r"[.=+]", argument.removeprefix("--"), maxsplit=1)[0]
-        if argument.startswith("--") and not any(option.startswith(name) for option in OPTIONS):
-            nearest = difflib.get_close_matches(name, OPTIONS, n=1)
-            hint = f"; is it --{nearest[0]}?" if nearest else "; train.py fit --help all lists all there are"
-            raise ValueError(f"unrecognized arguments: {argument}{hint}")
+        if argument.startswith("--"):
+            name, *inner = re.split(r"[.=+ ]", argument.removeprefix("--"))
+            if not any(option.startswith(name) for option in OPTIONS):
+                raise unrecognized(argument, name, OPTIONS, "--")
+            settings = trainer_settings() if name == "trainer" and argument.startswith("--trainer.") else set()
+            if settings and inner[0] not in {"help", *settings}:
+                raise unrecognized(argument, inner[0], settings, "--trainer.")
+
+
+def unrecognized(argument: str, name: str, known: Collection[str], prefix: str) -> ValueError:
+    """The error of an option that there is not, with the one that it may have been meant to be."""
+    nearest = difflib.get_close_matches(name, known, n=1)
+    hint = f"; is it {prefix}{nearest[0]}?" if nearest else "; train.py fit --help all lists all there are"
+    return ValueError(f"unrecognized arguments: {argument}{hint}")
 
 
 def main(arguments: list[str] | None = None) -> "TrifectaCLI":

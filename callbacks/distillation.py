@@ -15,7 +15,7 @@ from objectives.distillation import (
     coarse_distillation_loss,
     distillation_loss,
     regression_distillation_loss,
-    teacher_log_probabilities,
+    teacher_probabilities,
 )
 from objectives.masked_lm import IGNORE_INDEX
 from pretrained import read_tokenizer
@@ -152,7 +152,7 @@ class KnowledgeDistillation(Callback):
     def mixture(self, student: Student, logits: Tensor, batch: Batch, temperature: float) -> Tensor:
         """Probabilities of the teachers' mixture over the classes that all of them and the student have."""
         _, taught = known_to_all(logits, self.taught(student, batch))
-        return teacher_log_probabilities(taught, self.weights, temperature).exp()
+        return teacher_probabilities(taught, self.weights, temperature)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         student = cast(Student, pl_module)

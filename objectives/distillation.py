@@ -1,17 +1,16 @@
 """Knowledge distillation (Hinton, Vinyals and Dean 2015, arXiv 1503.02531, section 2)."""
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from objectives.row_losses import weighted_row_loss
+from objectives.row_losses import log_partition, weighted_row_loss
 
 
-def teacher_log_probabilities(logits: Sequence[Tensor], weights: Sequence[float], temperature: float) -> Tensor:
-    """log Σ w_i · softmax(z_i / T), the mixture of one or more teachers, in fp32.
+def teacher_probabilities(logits: Sequence[Tensor], weights: Sequence[float], temperature: float) -> Tensor:
+    """The mixture Σ w_i · softmax(z_i / T) of one or more teachers, in fp32.
 
     The weighted sum of the divergences from each teacher has the gradient of the divergence from this mixture.
 
@@ -20,13 +19,12 @@ def teacher_log_probabilities(logits: Sequence[Tensor], weights: Sequence[float]
         weights: one a teacher, non-negative; normalised to sum 1.
         temperature: T > 0.
     """
-    total = sum(weights)
-    each = [
-        F.log_softmax(z.float() / temperature, -1) + math.log(weight / total)
-        for z, weight in zip(logits, weights, strict=True)
-        if weight
-    ]
-    return each[0] if len(each) == 1 else torch.stack(each).logsumexp(0)
+    if len(logits) == 1:
+        return F.softmax(logits[0].float() / temperature, dim=-1)
+    shares = [weight / sum(weights) for weight in weights]
+    return torch.stack(
+        [share * F.softmax(z.float() / temperature, -1) for z, share in zip(logits, shares, strict=True)]
+    ).sum(0)
 
 
 def distillation_loss(
@@ -50,12 +48,18 @@ def distillation_loss(
     """
 
     def divergence(z: Tensor, rows: slice, gradient: Tensor) -> Tensor:
-        log_p = teacher_log_probabilities([logits[rows] for logits in teacher_logits], weights, temperature)
-        log_q = torch.log_softmax(z / temperature, 1, out=gradient)
-        p = log_p.exp()
-        losses = temperature**2 * (log_p.sub_(log_q) * p).sum(1)
-        gradient.exp_().sub_(p).mul_(temperature)
-        return losses
+        taught = [logits[rows] for logits in teacher_logits]
+        p = teacher_probabilities(taught, weights, temperature)
+        z = z / temperature
+        q = torch.softmax(z, 1, out=gradient)
+        if len(taught) == 1:  # spares a logarithm of each class
+            t = taught[0].float() / temperature
+            negative_entropy = torch.linalg.vecdot(p, t) - log_partition(t, p)
+        else:
+            negative_entropy = torch.xlogy(p, p).sum(1)
+        cross_entropy = log_partition(z, q) - torch.linalg.vecdot(p, z)
+        gradient.sub_(p).mul_(temperature)
+        return temperature**2 * (negative_entropy + cross_entropy)
 
     return weighted_row_loss(student_logits, _mean_weight(student_logits, counted), divergence)
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from objectives.row_losses import weighted_row_loss
+from objectives.row_losses import log_partition, weighted_row_loss
 
 IGNORE_INDEX = -100
 
@@ -69,10 +69,9 @@ def masked_lm_loss(logits: Tensor, labels: Tensor, reduction: str = "mean") -> T
     correct = labels.where(counted, 0)[:, None]
 
     def cross_entropy(z: Tensor, rows: slice, gradient: Tensor) -> Tensor:
-        log_q = torch.log_softmax(z, 1, out=gradient)
-        losses = -log_q.gather(1, correct[rows]).squeeze(1)
-        gradient.exp_()  # softmax minus one at the label
-        gradient.scatter_(1, correct[rows], gradient.gather(1, correct[rows]) - 1)
+        q = torch.softmax(z, 1, out=gradient)
+        losses = log_partition(z, q) - z.gather(1, correct[rows]).squeeze(1)
+        gradient.scatter_(1, correct[rows], q.gather(1, correct[rows]) - 1)
         return losses
 
     share = counted / counted.sum() if reduction == "mean" else counted

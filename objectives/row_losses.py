@@ -34,6 +34,11 @@ def weighted_row_loss(logits: Tensor, weight: Tensor, row_loss: RowLoss) -> Tens
     return _WeightedRowLoss.apply(logits, weight.float(), row_loss)
 
 
+def log_partition(logits: Tensor, softmax: Tensor) -> Tensor:
+    """log Σ_j exp(z_j) of each row (rows, classes), from the largest logit and its probability: no further exponential."""
+    return logits.amax(1) - softmax.amax(1).log()
+
+
 class _WeightedRowLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, weight: Tensor, row_loss: RowLoss) -> Tensor:  # type: ignore[override]

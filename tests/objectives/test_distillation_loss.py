@@ -12,7 +12,7 @@ from objectives.distillation import (
     coarse_distillation_loss,
     distillation_loss,
     likeliest,
-    teacher_log_probabilities,
+    teacher_probabilities,
 )
 
 EXAMPLES, CLASSES = 6, 11
@@ -60,8 +60,8 @@ def test_a_mixture_of_teachers_has_the_gradient_of_the_weighted_sum(student: Ten
 
 
 def test_probabilities_of_a_mixture_sum_to_one_whatever_the_weights() -> None:
-    mixture = teacher_log_probabilities([random_logits(1), random_logits(2)], [5.0, 0.5], 2.0)
-    torch.testing.assert_close(mixture.exp().sum(-1), torch.ones(EXAMPLES))
+    mixture = teacher_probabilities([random_logits(1), random_logits(2)], [5.0, 0.5], 2.0)
+    torch.testing.assert_close(mixture.sum(-1), torch.ones(EXAMPLES))
 
 
 def test_at_high_temperature_the_gradient_is_the_difference_of_centred_logits(student: Tensor) -> None:
@@ -95,7 +95,7 @@ def test_a_certain_teacher_gives_cross_entropy(student: Tensor) -> None:
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
 def test_all_classes_kept_is_the_whole_divergence(student: Tensor, temperature: float) -> None:
-    target = teacher_log_probabilities([random_logits(1)], [1.0], temperature).exp()
+    target = teacher_probabilities([random_logits(1)], [1.0], temperature)
     counted = torch.tensor([True, False, True, True, False, True])
     for k in (CLASSES, 64):
         whole = distillation_loss(student, [random_logits(1)], [1.0], temperature, counted)
@@ -105,7 +105,7 @@ def test_all_classes_kept_is_the_whole_divergence(student: Tensor, temperature: 
 
 
 def test_the_fewer_classes_are_kept_the_less_is_the_divergence(student: Tensor) -> None:
-    target = teacher_log_probabilities([random_logits(1)], [1.0], 2.0).exp()
+    target = teacher_probabilities([random_logits(1)], [1.0], 2.0)
     losses = [coarse_distillation_loss(student, *likeliest(target, k), 2.0).item() for k in range(1, CLASSES + 1)]
     assert all(fewer <= more + 1e-6 for fewer, more in pairwise([0.0, *losses]))
     assert losses[0] < losses[3] < losses[-1]

@@ -2,7 +2,8 @@
 
 ``python benchmarks/finetuning.py scores`` finetunes the packaged MiniLM on the real CoLA, MRPC and STS-B both ways and prints
 mean and standard deviation of the dev scores; runs that are finished are not repeated. ``… speed`` times the training of both
-and of run_glue's default, which pads everything to 128, in turn on the same examples.
+and of run_glue's default, which pads everything to 128, in turn on the same examples. ``… padding`` prints what share of the
+positions of an epoch is padding: all that laying sequences end to end could save.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import datasets
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -33,6 +35,7 @@ from transformers import (
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from cpu import keep_freed_memory, multiply_with_onednn
 from datamodules.glue_files import GlueFiles
+from datamodules.streams import LengthGroupedSampler
 from objectives.glue import GLUE, GlueTask
 from objectives.glue_scores import predictions, task_scores
 from run_record import SUMMARY, RunRecord, read_object, write_json
@@ -214,10 +217,28 @@ def timed(options: argparse.Namespace, task: str, side: str, where: Path) -> flo
     return taken
 
 
+def padding(options: argparse.Namespace) -> None:
+    """Share of padding among the positions of batches that are grouped by length, as ours are, and of shuffled ones."""
+    tokenizer = AutoTokenizer.from_pretrained(packaged_minilm())
+    for name in options.tasks:
+        encoded = rows(options.glue, GLUE[name], "train", tokenizer, False)["input_ids"]
+        lengths = np.array([len(tokens) for tokens in encoded])
+        order = np.random.default_rng(0).permutation(len(lengths))
+        ways = {
+            "grouped by length": list(LengthGroupedSampler(lengths, BATCH, 0, 1, 0)),
+            "shuffled": [order[start : start + BATCH] for start in range(0, len(order), BATCH)],
+        }
+        shares = {
+            way: 1 - sum(lengths[b].sum() for b in batches) / sum(lengths[b].max() * len(b) for b in batches)
+            for way, batches in ways.items()
+        }
+        print(f"{name}: " + ", ".join(f"{share:.1%} padding {way}" for way, share in shares.items()), flush=True)
+
+
 def main() -> None:
-    """``scores``, ``speed``, or ``one`` run of ``transformers.Trainer``."""
+    """``scores``, ``speed``, ``padding``, or ``one`` run of ``transformers.Trainer``."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("scores", "speed", "one"))
+    parser.add_argument("what", choices=("scores", "speed", "padding", "one"))
     parser.add_argument("--glue", required=True, help="directory with the official folders CoLA, MRPC and STS-B")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
@@ -232,8 +253,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.what == "one":
         theirs(options)
-    elif options.what == "scores":
-        scores(options)
+    elif options.what in ("scores", "padding"):
+        {"scores": scores, "padding": padding}[options.what](options)
     else:
         options.examples = options.examples or 1024
         speed(options)

@@ -3,7 +3,7 @@
 ``python benchmarks/scaling.py processes`` trains a small BERT (4×512) by ``train.py fit`` in one process of one thread and in
 two, in turn, 16 sequences each, and prints the ratio of their tokens a second. ``python benchmarks/scaling.py steps --plot FILE``
 times the optimizer step of a BERT against tokens, weights and masked positions, one thread, and says how far each is from a
-straight line.
+straight line. Options of the fit with two processes follow ``--``.
 """
 
 import argparse
@@ -139,8 +139,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=24, help="processes: optimizer steps of each fit")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--plot", type=Path, help="steps: where the picture goes")
-    parser.add_argument("extra", nargs="*", help="processes, after --: further options of the fit with two")
-    options = parser.parse_args()
+    given, _, extra = " ".join(sys.argv[1:]).partition(" -- ")  # further options of the fit with two processes
+    options = parser.parse_args(given.split())
+    options.extra = extra.split()
     (processes if options.what == "processes" else steps)(options)
 
 

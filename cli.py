@@ -55,7 +55,7 @@ from callbacks import (
 )
 from command_help import class_help, lightning_errors
 from cpu import keep_freed_memory, multiply_with_onednn
-from internals import CommandLineFirst, wait_at_most
+from internals import CommandLineFirst, gradients_in_buckets, wait_at_most
 from run_config import SaveRunConfig
 from run_directory import EVENTS, HoldRun, begun, clear_attempt, directory_of, last_checkpoint, newest_version
 from run_record import is_held
@@ -191,6 +191,7 @@ class TrifectaCLI(CommandLineFirst):
         }
         trainer = super().instantiate_trainer(**kwargs)
         wait_at_most(trainer, config.rank_timeout)
+        gradients_in_buckets(trainer)
         if type(trainer.progress_bar_callback) is RichProgressBar:
             bars: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
             bars[bars.index(trainer.progress_bar_callback)] = StepProgressBar()

@@ -83,6 +83,12 @@ def wait_at_most(trainer: Trainer, seconds: float) -> None:
         trainer.strategy._timeout = timedelta(seconds=seconds)
 
 
+def gradients_in_buckets(trainer: Trainer) -> None:
+    """Let gradients be the buffers that DDP sends, where the strategy has not been told otherwise: copies and memory saved."""
+    if isinstance(trainer.strategy, DDPStrategy):
+        trainer.strategy._ddp_kwargs.setdefault("gradient_as_bucket_view", True)
+
+
 def has_trainer(module: LightningModule) -> bool:
     """Whether a module is attached to a trainer; to ask for ``module.trainer`` is an error otherwise."""
     return module._trainer is not None

@@ -2,7 +2,7 @@
 
 ``python benchmarks/pretraining.py`` trains BERTs of several sizes both ways in turn, each time in a process of its own: the
 product as ``train.py fit`` does it, and ``Trainer`` with ``DataCollatorForLanguageModeling``, on the same token slices, with the
-same model, batch, dropout and AdamW. The first third of the steps is not timed. The peak is the best of
+same model, batch and AdamW, without dropout. The first third of the steps is not timed. The peak is the best of
 square matrix products in fp32 (and bf16) measured in the same run.
 """
 
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from cpu import keep_freed_memory, multiply_with_onednn
@@ -29,6 +30,7 @@ SIZES = {
     "small": {"hidden_size": 512, "num_hidden_layers": 4, "num_attention_heads": 8, "intermediate_size": 2048},
     "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
 }
+DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 BATCHES = {"tiny": 32, "mini": 32, "small": 16, "base": 8}
 LENGTH, VOCABULARY, RATE, DECAY = 128, 30522, 1e-3, 0.01
 STEPS = {"tiny": 45, "mini": 30, "small": 24, "base": 12}
@@ -59,17 +61,22 @@ class Clock:
         return (self.steps - self.first) * batch * LENGTH / (self.ends[self.steps - 1] - self.ends[self.first - 1])
 
 
-def product(size: str, precision: str) -> dict[str, float]:
-    """The product's own command line, a callback more."""
+def product(size: str, precision: str, profiled: bool = False) -> dict[str, float]:
+    """The product's own command line, a callback more; with ``profiled`` the operators that take longest are printed."""
     from pytorch_lightning import Callback
 
     import cli
 
-    clock = Clock(STEPS[size])
+    clock, profiler = Clock(STEPS[size]), profile(activities=[ProfilerActivity.CPU])
 
     class Ticks(Callback):
         def on_train_batch_end(self, *_: Any) -> None:
             clock.tick()
+            if profiled and len(clock.ends) == clock.first:
+                profiler.start()
+            if profiled and len(clock.ends) == clock.steps:
+                profiler.stop()
+                print(profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=16, max_name_column_width=40))
 
     class Timed(cli.TrifectaCLI):
         def instantiate_trainer(self, **options: Any) -> Any:
@@ -80,7 +87,7 @@ def product(size: str, precision: str) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as runs:
         options = {
             **{"runs": runs, "experiment": "timed", "model": "MaskedLanguageModel", "model.config.model_type": "bert"},
-            **{f"model.config.{name}": value for name, value in SIZES[size].items()},
+            **{f"model.config.{name}": value for name, value in (SIZES[size] | DROPOUT).items()},
             **{"model.weight_decay": DECAY, "schedule": "OneCycleLR", "schedule.max_lr": RATE},
             **{"data": "docstrings", "data.length": LENGTH, "data.batch_size": BATCHES[size], "data.num_workers": 0},
             **{"data.vocabulary_size": VOCABULARY, "trainer.max_steps": STEPS[size], "trainer.accelerator": "cpu"},
@@ -121,7 +128,7 @@ def peer(size: str, precision: str) -> dict[str, float]:
         {"input_ids": [tokenizer.cls_token_id, *tokens[start : start + inside].tolist(), tokenizer.sep_token_id]}
         for start in range(0, inside * STEPS[size] * BATCHES[size], inside)
     ]
-    config = transformers.BertConfig(**SIZES[size], vocab_size=len(tokenizer))
+    config = transformers.BertConfig(**SIZES[size], **DROPOUT, vocab_size=len(tokenizer))
     transformers.set_seed(0)
 
     class Ticks(transformers.TrainerCallback):
@@ -162,13 +169,15 @@ def main() -> None:
     parser.add_argument(
         "--one", nargs=2, metavar=("WHICH", "SIZE"), help="one run, in this process, as JSON on the last line"
     )
+    parser.add_argument("--profile", action="store_true", help="with --one product: print where the time goes")
     options = parser.parse_args()
     if options.one:
         which, size = options.one
         if which == "product":  # as train.py does
             keep_freed_memory()
             multiply_with_onednn()
-        print(json.dumps({"product": product, "peer": peer}[which](size, options.precision)))
+        profiled = {"profiled": True} if options.profile else {}
+        print(json.dumps({"product": product, "peer": peer}[which](size, options.precision, **profiled)))
         return
     print("size   tokens/s  peer   ratio (spread)      memory MB  peer  share   of peak GFLOP/s")
     for size in options.sizes:

@@ -24,6 +24,7 @@ from internals import (
     count_epochs,
     dataset_fingerprint,
     draw_anew,
+    gradients_in_buckets,
     has_trainer,
     is_accumulating,
     leave_unscaling_to_trainer,
@@ -77,6 +78,17 @@ def test_a_rank_waits_so_long_for_another_unless_the_strategy_says_how_long(tmp_
     assert ten.strategy._timeout == timedelta(seconds=10)
     assert seven.strategy._timeout == timedelta(7)
     assert not hasattr(one.strategy, "_timeout")
+
+
+def test_gradients_are_the_buffers_that_ddp_sends_unless_the_strategy_says_otherwise(tmp_path: Path) -> None:
+    ours, told, one = (
+        tiny_trainer(tmp_path, [], 1, strategy=strategy)
+        for strategy in ("ddp", DDPStrategy(gradient_as_bucket_view=False), "auto")
+    )
+    for trainer in (ours, told, one):
+        gradients_in_buckets(trainer)
+    assert [trainer.strategy._ddp_kwargs["gradient_as_bucket_view"] for trainer in (ours, told)] == [True, False]
+    assert not hasattr(one.strategy, "_ddp_kwargs")
 
 
 class Marked(Callback):

@@ -195,6 +195,7 @@ def timed(options: argparse.Namespace, task: str, side: str, where: Path) -> flo
         command += ["--data.path", options.glue, "--model.pretrained", packaged_minilm(), f"--model.lr={LEARNING_RATE}"]
         command += [f"--data.batch_size={BATCH}", f"--data.length={LENGTH}", f"--data.train_examples={options.examples}"]
         command += ["--trainer.max_epochs=1", "--trainer.limit_val_batches=0", "--trainer.enable_progress_bar=false"]
+        command += ["--checkpoint.every_n_epochs=2", "--checkpoint.save_last=false"]  # none, as the other side writes none
         command += [f"--runs={where}", "--experiment=speed", "--version=0", f"--export.directory={where}"]
         result = where / "speed" / "version_0" / SUMMARY
     else:

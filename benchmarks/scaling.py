@@ -92,7 +92,11 @@ def steps(options: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     keep_freed_memory()
     multiply_with_onednn()
-    series: dict[str, dict[float, float]] = {"tokens a step": {}, "encoder weights (millions)": {}, "masked positions of 128": {}}
+    series: dict[str, dict[float, float]] = {
+        "tokens a step": {},
+        "encoder weights (millions)": {},
+        "masked positions of 128": {},
+    }
     tokens, weights, masked = series.values()
     for sequences in (4, 8, 16, 24, 32):
         tokens[sequences * LENGTH], _ = step_seconds(4, sequences, 19, options.repetitions)

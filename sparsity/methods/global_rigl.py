@@ -22,12 +22,12 @@ class GlobalRigL(RigL):
     """
 
     def update_masks(self, tensors: Sequence[SparseTensor], step: int, max_steps: int) -> list[Tensor]:
-        fraction = self.drop_fraction_at(step, max_steps)
+        fraction, share = self.drop_fraction_at(step, max_steps), self.random_share_at(step, max_steps)
         updated: dict[str, Tensor] = {}
         for unit_size in {tensor.structure.unit_size: None for tensor in tensors}:
             traders = [t for t in tensors if t.structure.one_group and t.structure.unit_size == unit_size]
             most = sum(self.nnz_at(tensor, step, max_steps) for tensor in traders) // unit_size
-            updated |= self._trade(traders, fraction, most) if traders else {}
+            updated |= self._trade(traders, fraction, most, share) if traders else {}
         return [
             updated[tensor.name]
             if tensor.name in updated
@@ -35,7 +35,7 @@ class GlobalRigL(RigL):
             for tensor in tensors
         ]
 
-    def _trade(self, tensors: Sequence[SparseTensor], fraction: float, most: int) -> dict[str, Tensor]:
+    def _trade(self, tensors: Sequence[SparseTensor], fraction: float, most: int, random_share: float) -> dict[str, Tensor]:
         """Drop and grow over the units of all ``tensors`` as if they were one; no more than ``most`` are on after it."""
         on = [tensor.structure.active(tensor.mask) for tensor in tensors]
         sizes = [units.numel() for units in on]
@@ -46,7 +46,7 @@ class GlobalRigL(RigL):
         active = min(sum(int(units.sum()) for units in on), most)
         replaced = min(int(fraction * active), active - sum(bool(units.any()) for units in on))
         kept = top_k_mask(torch.cat(keep, 1), active - replaced)
-        at_random = int(self.random_share * replaced)
+        at_random = int(random_share * replaced)
         grow = torch.cat([self.grow_scores(tensor) for tensor in tensors], 1)
         grown = top_k_mask(grow.masked_fill_(kept, torch.inf), active - at_random)
         if at_random:

@@ -78,6 +78,7 @@ def test_masks_travel_with_the_export(tmp_path: Path, text_data: Data) -> None:
         "initial_sparsity": None,
         "growth": "gradient",
         "random_share": 0.0,
+        "random_until": 0.0,
         "initial_nnz": rigl.stepping.initial_nnz,
     }
     for name, weight in parameters(trainer).items():

@@ -89,6 +89,22 @@ def test_the_random_share_is_a_count() -> None:
     assert int(updated.sum()) == 20
 
 
+@pytest.mark.parametrize("method", [RigL, GlobalRigL])
+def test_growth_is_that_of_set_until_the_gradient_is_listened_to(method: type[RigL]) -> None:
+    """From the step on that the share of the run says, the gradient's choice; before it, whatever the gradient is."""
+    torch.manual_seed(0)
+    weight, mask = torch.randn(20, 30), torch.rand(20, 30) < 0.3
+    fields = {"name": "w", "weight": weight, "mask": mask, "seed": 5, "step": 7}
+    one, other = (SparseTensor(**fields, gradient=torch.randn(20, 30)) for _ in range(2))
+    late, always = method(random_until=0.3), method()
+    early = [late.update_masks([tensor], 299, 1000)[0] for tensor in (one, other)]
+    assert torch.equal(*early)
+    assert int(early[0].sum()) == int(mask.sum())
+    assert not torch.equal(early[0], always.update_masks([one], 299, 1000)[0])
+    for tensor in (one, other):
+        assert torch.equal(late.update_masks([tensor], 300, 1000)[0], always.update_masks([tensor], 300, 1000)[0])
+
+
 def test_global_growth_has_a_random_share_too() -> None:
     torch.manual_seed(0)
     tensors = [
@@ -103,9 +119,14 @@ def test_global_growth_has_a_random_share_too() -> None:
     assert not torch.equal(masks[0.0][0], masks[0.5][0])
 
 
-@pytest.mark.parametrize(("settings", "value"), [({"growth": "momentum"}, "momentum"), ({"random_share": 1.1}, "1.1")])
+@pytest.mark.parametrize(
+    ("settings", "value"),
+    [({"growth": "momentum"}, "momentum"), ({"random_share": 1.1}, "1.1"), ({"random_until": -0.1}, "-0.1")],
+)
 def test_growth_that_there_is_not_is_refused(settings: dict[str, object], value: str) -> None:
-    with pytest.raises(ValueError, match=f"growth of gradient, balanced_gradient and random_share .* got .*{value}"):
+    with pytest.raises(
+        ValueError, match=f"growth of gradient, balanced_gradient, random_share and random_until .* got .*{value}"
+    ):
         RigL(**settings)
 
 

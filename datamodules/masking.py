@@ -62,9 +62,12 @@ class Masking:
 def uniforms(seed: int, epochs: IntArray, indices: IntArray, width: int) -> NDArray[np.float64]:
     """(examples, width) numbers in [0, 1), row i a function of (seed, epochs[i], indices[i])."""
     rows = np.empty((len(indices), width))
+    philox = np.random.Philox(key=[seed, 0])
+    generator, fresh = np.random.Generator(philox), philox.state
     for row, epoch, index in zip(rows, epochs, indices, strict=True):
-        philox = np.random.Philox(key=[seed, 0], counter=[0, 0, epoch, index])
-        np.random.Generator(philox).random(out=row)
+        fresh["state"]["counter"][2:] = epoch, index
+        philox.state = fresh  # a new generator would cost more than its numbers
+        generator.random(out=row)
     return rows
 
 
@@ -91,8 +94,9 @@ def mask_tokens(
         word -= word[:, :1]
         order = np.take_along_axis(order, word, axis=1)
     maskable = ~vocabulary.special[tokens]
-    order = np.where(maskable, order, 2.0)
-    positions = np.sort(np.argsort(order, axis=1, kind="stable")[:, :count], axis=1)
+    order = np.where(maskable, order, 2.0 + np.arange(length))  # last, and no two alike
+    first = np.argsort(order, axis=1, kind="stable" if masking.whole_words else "quicksort")  # tokens of a word are alike
+    positions = np.sort(first[:, :count], axis=1)
 
     original = np.take_along_axis(tokens, positions, axis=1)
     chosen = np.take_along_axis(maskable, positions, axis=1)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamodules.masking import IntArray, Masking, Vocabulary, mask_tokens
+from datamodules.masking import IntArray, Masking, Vocabulary, mask_tokens, uniforms
 from objectives.masked_lm import IGNORE_INDEX
 
 SIZE, SPECIAL, MASK, FIRST_CONTINUATION = 100, 5, 4, 60
@@ -37,6 +37,14 @@ def test_an_example_is_the_same_in_any_batch(order: list[int], cut: int, whole_w
     for part in (order[:cut], order[cut:]):
         apart = mask_tokens(tokens[part], masking, VOCABULARY, 7, epochs[part], indices[part])
         assert all(np.array_equal(one, other[part]) for one, other in zip(apart, together, strict=True))
+
+
+@pytest.mark.parametrize("width", [1, 3, 164])
+def test_a_row_of_numbers_is_what_a_generator_of_its_own_would_draw(width: int) -> None:
+    epochs, indices = np.array([0, 3, 2**31]), np.array([9, 0, 2**62])
+    for row, epoch, index in zip(uniforms(7, epochs, indices, width), epochs, indices, strict=True):
+        philox = np.random.Philox(key=[7, 0], counter=[0, 0, epoch, index])
+        assert np.array_equal(row, np.random.Generator(philox).random(width))
 
 
 def test_seed_epoch_and_index_all_change_the_masks() -> None:

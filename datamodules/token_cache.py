@@ -8,7 +8,8 @@ import hashlib
 import json
 import zlib
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from tokenizers import Encoding
 from transformers import PreTrainedTokenizerFast
 
 from datamodules.cache import build_once
@@ -29,7 +31,7 @@ FORMAT = 5
 NPY_HEADER = 4096  # bytes, at most
 DTYPES = ("<u2", "<u4")
 SPLITS = ("train", "validation", "test")
-BATCH_CHARACTERS = 8 << 20
+BATCH_CHARACTERS = 4 << 20  # two batches are held at a time
 
 
 @dataclass(frozen=True)
@@ -227,10 +229,14 @@ def _build(
 
 
 def _write_tokens(pieces: Iterable[Piece], tokenizer: PreTrainedTokenizerFast, to: Path, dtype: str) -> _Documents:
-    """Write all tokens. Threads of the tokenizer encode."""
+    """Write all tokens. Threads of the tokenizer encode a batch while the one before it is written."""
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
+
+    def encode(batch: list[Piece]) -> list[Encoding]:
+        return backend.encode_batch_fast([text for text, _ in batch], add_special_tokens=False)
+
     ends, digests, words, characters = array("q"), array("Q"), array("q"), array("q")
     written, word_count, character_count, digest = 0, 0, 0, hashlib.blake2b(digest_size=8)
     columns = (SpinnerColumn(), TextColumn("Tokenizing: {task.completed:,} tokens"), TimeElapsedColumn())
@@ -238,8 +244,7 @@ def _write_tokens(pieces: Iterable[Piece], tokenizer: PreTrainedTokenizerFast, t
     shown = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     with to.open("wb") as file, shown as progress:
         task = progress.add_task("", total=None)
-        for batch in _batches(pieces):
-            encodings = backend.encode_batch_fast([text for text, _ in batch], add_special_tokens=False)
+        for batch, encodings in _ahead(_batches(pieces), encode):
             for encoding, (text, ends_document) in zip(encodings, batch, strict=True):
                 ids = encoding.ids + [tokenizer.sep_token_id] * ends_document
                 data = np.asarray(ids, dtype=dtype).tobytes()
@@ -257,6 +262,21 @@ def _write_tokens(pieces: Iterable[Piece], tokenizer: PreTrainedTokenizerFast, t
             progress.update(task, completed=written)
     arrays = (np.frombuffer(ends, np.int64), np.frombuffer(digests, np.uint64))
     return _Documents(*arrays, np.frombuffer(words, np.int64), np.frombuffer(characters, np.int64))
+
+
+def _ahead(
+    batches: Iterable[list[Piece]], encode: Callable[[list[Piece]], list[Encoding]]
+) -> Iterator[tuple[list[Piece], list[Encoding]]]:
+    """Each batch with its encodings, while those of the next are being made."""
+    before: tuple[list[Piece], Future[list[Encoding]]] | None = None
+    with ThreadPoolExecutor(1) as pool:
+        for batch in batches:
+            coming = batch, pool.submit(encode, batch)
+            if before is not None:
+                yield before[0], before[1].result()
+            before = coming
+        if before is not None:
+            yield before[0], before[1].result()
 
 
 def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:

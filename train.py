@@ -73,7 +73,7 @@ def check_options(arguments: Sequence[str]) -> None:
             if not any(option.startswith(name) for option in OPTIONS):
                 raise unrecognized(argument, name, OPTIONS, "--")
             settings = trainer_settings() if name == "trainer" and argument.startswith("--trainer.") else set()
-            if settings and inner[0] not in {"help", *settings}:
+            if settings and not any(setting.startswith(inner[0]) for setting in ("help", *settings)):
                 raise unrecognized(argument, inner[0], settings, "--trainer.")
 
 

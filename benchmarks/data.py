@@ -3,7 +3,7 @@
 ``python benchmarks/data.py tokens --text DIRECTORY`` builds the token cache and, by the same tokenizer and with as many processes
 as there are processors, what run_mlm makes of the same files: ``datasets.map`` to tokenise, then to group. ``python
 benchmarks/data.py batches`` times a batch of 32 × 128, sliced and masked, and ``DataCollatorForLanguageModeling`` on the same
-rows.
+tokens, which it is given in rows.
 """
 
 import argparse
@@ -89,8 +89,8 @@ def batches(options: argparse.Namespace) -> None:
     inside = LENGTH - 2
     times: dict[str, list[float]] = {"ours": [], "DataCollatorForLanguageModeling": []}
     for number in range(options.repetitions * 100):
-        examples = list(range(number * BATCH, (number + 1) * BATCH))
-        slices = [data.corpus.train.tokens[start * inside : (start + 1) * inside].tolist() for start in range(BATCH)]
+        examples = [example % (len(dataset) - 1) for example in range(number * BATCH, (number + 1) * BATCH)]
+        slices = [data.corpus.train.tokens[start * inside : (start + 1) * inside].tolist() for start in examples]
         rows = [{"input_ids": [data.tokenizer.cls_token_id, *row, data.tokenizer.sep_token_id]} for row in slices]
         for name, make in (
             ("ours", lambda e=examples: dataset.__getitems__(e)),

@@ -22,7 +22,7 @@ from pretraining import BATCHES, LENGTH, SIZES, VOCABULARY
 from callbacks.teacher_cache import TeacherCache
 from cpu import keep_freed_memory, multiply_with_onednn
 from lightning_modules.optimizers import adamw
-from objectives.distillation import coarse_distillation_loss, distillation_loss
+from objectives.distillation import distillation_loss, top_k_distillation_loss
 from objectives.masked_lm import masked_lm_logits, masked_lm_loss
 
 MASKED, KEPT, FACTOR = 19, 64, 0.8
@@ -52,8 +52,8 @@ def measure(size: str, steps: int, cache: Path) -> dict[str, float]:
         return (1 - FACTOR) * loss + FACTOR * distillation_loss(logits, [taught()], [1.0], 1.0)
 
     def cached(logits: Tensor, loss: Tensor) -> Tensor:
-        said = kept.answer(batch, logits, lambda: taught().softmax(1))
-        return (1 - FACTOR) * loss + FACTOR * coarse_distillation_loss(logits, said.probabilities, said.kept, 1.0)
+        targets = kept.answer(batch, logits, lambda: taught().softmax(1))
+        return (1 - FACTOR) * loss + FACTOR * top_k_distillation_loss(logits, targets.probabilities, targets.kept, 1.0)
 
     kinds: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
         "no teacher": lambda logits, loss: loss,

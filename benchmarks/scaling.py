@@ -144,9 +144,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=24, help="processes: optimizer steps of each fit")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--plot", type=Path, help="steps: where the picture goes")
-    given, _, extra = " ".join(sys.argv[1:]).partition(" -- ")  # further options of the fit with two processes
-    options = parser.parse_args(given.split())
-    options.extra = extra.split()
+    given, further = sys.argv[1:], []
+    if "--" in given:  # options of the fit with two processes
+        given, further = given[: given.index("--")], given[given.index("--") + 1 :]
+    options = parser.parse_args(given)
+    options.extra = further
     (processes if options.what == "processes" else steps)(options)
 
 

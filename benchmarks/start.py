@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 BEGAN = "TRIFECTA_BENCHMARK_BEGAN"
 SHORT = (
     *(("train.py", "--help"), ("train.py", "fit", "--help"), ("sweep.py", "--help"), ("report.py", "--help")),
-    *(("deploy.py", "--help"), ("train.py", "fit", "--trainr.max_steps=3"), ("train.py", "fit", "--trainer.max_step=3")),
+    *(("deploy.py", "--help"), ("train.py", "fit", "--trainr.max_steps=3"), ("train.py", "fit", "--trainer.max_stpes=3")),
     *(("report.py", "frontier", "--plt=x"), ("train.py", "fit", "--masks.sparsty=0.9")),
 )
 

@@ -12,10 +12,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from callbacks.teacher_cache import TeacherCache, teachers_digest
 from hub import local_or_hub
 from objectives.distillation import (
-    coarse_distillation_loss,
     distillation_loss,
     regression_distillation_loss,
     teacher_probabilities,
+    top_k_distillation_loss,
 )
 from objectives.masked_lm import IGNORE_INDEX
 from pretrained import read_tokenizer
@@ -135,8 +135,10 @@ class KnowledgeDistillation(Callback):
             return regression_distillation_loss(logits, self.taught(student, batch), self.weights)
         counted = (batch["labels"] != IGNORE_INDEX).flatten()
         if self.cache is not None:
-            said = self.cache.answer(batch, logits, lambda: self.mixture(student, logits, batch, temperature))
-            return coarse_distillation_loss(logits[:, : said.classes], said.probabilities, said.kept, temperature, counted)
+            targets = self.cache.answer(batch, logits, lambda: self.mixture(student, logits, batch, temperature))
+            return top_k_distillation_loss(
+                logits[:, : targets.classes], targets.probabilities, targets.kept, temperature, counted
+            )
         known, taught = known_to_all(logits, self.taught(student, batch))
         return distillation_loss(known, taught, self.weights, temperature, counted)
 

@@ -45,7 +45,7 @@ RULES = (
     Rule("model*", "fixed", "weights, optimizer and objective are in the checkpoint"),
     Rule("masks*", "fixed", "so are the masks and what they grow to"),
     Rule("schedule*", "fixed", "and the learning rate's way"),
-    Rule("distillation.cache", "fixed", "a few tokens are the objective then; which directory is free"),
+    Rule("distillation.cache", "fixed", "whether there is one: the objective is another then. The directory may change"),
     Rule("distillation*", "fixed", "it is the objective"),
     Rule("trainer.max_steps", "fixed", "learning rate, masks and distillation end with it"),
     Rule("trainer.max_epochs", "fixed", "likewise"),

@@ -175,19 +175,22 @@ def recommend_bf16(trainer: Trainer, model: PreTrainedModel, data: Data) -> list
 
     Nothing of the run changes: gradients are not kept, and random numbers are given back.
     """
+    encoder = model.base_model
+    weights = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
     if trainer.strategy.root_device.type != "cpu" or trainer.precision != "32-true":
         return []
+    if not weights or any(getattr(module, "gradient_checkpointing", False) for module in encoder.modules()):
+        return []  # nothing to come back to, or not by torch.autograd.grad
     width = model.config.hidden_size
     rows, weight = torch.ones(MEASURED_ROWS, width), torch.ones(4 * width, width)
     if cpu.bf16_gain(lambda: F.linear(rows, weight)) < WORTH_A_LINE:
         return []
-    encoder = model.base_model
-    weights = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
     affordable = int(MEASURED_FLOPS / (6 * data.length * sum(map(torch.numel, weights))))
     tokens = torch.zeros(min(data.batch_size, max(1, affordable)), data.length, dtype=torch.long)
 
     def step() -> None:
-        hidden = encoder.forward(input_ids=tokens)[0]  # as it is, even where it is to be compiled
+        # as it is, even where it is to be compiled
+        hidden = encoder.forward(input_ids=tokens, attention_mask=torch.ones_like(tokens))[0]
         torch.autograd.grad(hidden.sum(), weights, allow_unused=True)
 
     with torch.random.fork_rng(devices=()), torch.enable_grad():

@@ -7,27 +7,27 @@ safetensors, which cannot run code.
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from filelock import FileLock
-from pytorch_lightning.utilities import rank_zero_warn
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from objectives.distillation import likeliest
+from objectives.distillation import top_k_probabilities
 
 FORMAT = 1  # raised when older records would be read otherwise
 DIGEST_BYTES = 16
 LOCKED_AT_MOST = 60.0  # seconds; a record is written in less than one
 
 
-class Answer(NamedTuple):
-    """What teachers said of N rows of ``classes`` classes: (N, k + 1) probabilities and (N, k) classes, of ``likeliest``."""
+class SoftTargets(NamedTuple):
+    """Of N rows over ``classes`` classes: (N, k + 1) probabilities and the (N, k) classes kept (:func:`top_k_probabilities`)."""
 
     probabilities: Tensor
     kept: Tensor
@@ -64,7 +64,7 @@ def pack(target: Tensor, k: int, name: str) -> bytes:
     Half precision has 11 bits of each probability, also of the rest, which is stored too; below 3e-8 it has none. The divergence
     of what is read from what was said is less than 1e-7 nats, far less than what is lost by leaving tokens out.
     """
-    probabilities, kept = likeliest(target, k)
+    probabilities, kept = top_k_probabilities(target, k)
     numbers = torch.uint16 if target.size(1) <= 1 << 16 else torch.int32
     body = save(
         {
@@ -76,7 +76,7 @@ def pack(target: Tensor, k: int, name: str) -> bytes:
     return _checksum(body, name) + body
 
 
-def unpack(content: bytes, name: str) -> Answer | None:
+def unpack(content: bytes, name: str) -> SoftTargets | None:
     """The answer in a record, in single precision and of sum 1; None where it is damaged, or that of another name."""
     body = content[DIGEST_BYTES:]
     if content[:DIGEST_BYTES] != _checksum(body, name):
@@ -84,7 +84,9 @@ def unpack(content: bytes, name: str) -> Answer | None:
     try:
         tensors = load(body)
         probabilities = tensors["probabilities"].float()
-        return Answer(probabilities / probabilities.sum(1, keepdim=True), tensors["kept"].long(), int(tensors["classes"]))
+        return SoftTargets(
+            probabilities / probabilities.sum(1, keepdim=True), tensors["kept"].long(), int(tensors["classes"])
+        )
     except (SafetensorError, KeyError):
         return None
 
@@ -108,7 +110,7 @@ class TeacherCache:
         self.asked = self.hits = 0
         self.keeps = True
 
-    def answer(self, batch: Mapping[str, Tensor], logits: Tensor, ask: Callable[[], Tensor]) -> Answer:
+    def answer(self, batch: Mapping[str, Tensor], logits: Tensor, ask: Callable[[], Tensor]) -> SoftTargets:
         """What the teachers say of a micro-batch, as a record has it.
 
         Args:
@@ -121,18 +123,18 @@ class TeacherCache:
         self.asked, self.hits = self.asked + 1, self.hits + (found is not None)
         if found is None:
             found = self._keep(name, pack(ask(), self.k, name))
-        return Answer(found.probabilities.to(logits.device), found.kept.to(logits.device), found.classes)
+        return SoftTargets(found.probabilities.to(logits.device), found.kept.to(logits.device), found.classes)
 
     def _file(self, name: str) -> Path:
         return self.directory / name[:2] / name
 
-    def _read(self, name: str) -> Answer | None:
+    def _read(self, name: str) -> SoftTargets | None:
         try:
             return unpack(self._file(name).read_bytes(), name)
         except OSError:
             return None
 
-    def _keep(self, name: str, content: bytes) -> Answer:
+    def _keep(self, name: str, content: bytes) -> SoftTargets:
         """Write a record, unless another process was first; the answer that is there then."""
         partial = self.directory / "partial"
         try:
@@ -148,7 +150,10 @@ class TeacherCache:
                         partial.unlink(missing_ok=True)
         except OSError as error:
             self.keeps = False
-            rank_zero_warn(f"{self.directory}: what the teachers say is no longer kept ({error}); the run goes on")
+            # of any rank, whose disk may be its own
+            warnings.warn(
+                f"{self.directory}: what the teachers say is no longer kept ({error}); the run goes on", stacklevel=2
+            )
         answer = unpack(content, name)
         assert answer is not None, "it was packed here"
         return answer

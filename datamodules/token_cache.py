@@ -31,7 +31,7 @@ FORMAT = 5
 NPY_HEADER = 4096  # bytes, at most
 DTYPES = ("<u2", "<u4")
 SPLITS = ("train", "validation", "test")
-BATCH_CHARACTERS = 4 << 20  # two batches are held at a time
+BATCH_CHARACTERS = 4 << 20  # of text; the encodings of two batches are held at a time
 
 
 @dataclass(frozen=True)

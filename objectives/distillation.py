@@ -64,7 +64,7 @@ def distillation_loss(
     return weighted_row_loss(student_logits, _mean_weight(student_logits, counted), divergence)
 
 
-def likeliest(target: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def top_k_probabilities(target: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k likeliest classes of each row, and everything else as one more outcome.
 
     Args:
@@ -78,7 +78,7 @@ def likeliest(target: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return torch.cat([top, target.scatter(1, kept, 0.0).sum(1, keepdim=True)], dim=1), kept
 
 
-def coarse_distillation_loss(
+def top_k_distillation_loss(
     student_logits: Tensor, probabilities: Tensor, kept: Tensor, temperature: float, counted: Tensor | None = None
 ) -> Tensor:
     """T² · KL(teacher ‖ student) over k classes S of each row and "any other class", mean over examples.
@@ -91,7 +91,7 @@ def coarse_distillation_loss(
 
     Args:
         student_logits: (N, classes).
-        probabilities: (N, k + 1) of the teacher at the same temperature, of :func:`likeliest`.
+        probabilities: (N, k + 1) of the teacher at the same temperature, of :func:`top_k_probabilities`.
         kept: (N, k) classes that they are of.
         temperature: T > 0.
         counted: (N,) boolean, the rows that count; all by default.
@@ -107,8 +107,8 @@ def coarse_distillation_loss(
         log_q.scatter_(1, kept[rows], -torch.inf)
         log_q_rest = log_q.logsumexp(1, keepdim=True)
         outcomes, p = torch.cat([log_q_kept, log_q_rest], 1), probabilities[rows]
-        pull = outcomes.exp() - p  # of each outcome; that of the rest is shared by its classes as the student has them
-        gradient.sub_(log_q_rest).exp_().mul_(pull[:, -1:]).scatter_(1, kept[rows], pull[:, :-1]).mul_(temperature)
+        residual = outcomes.exp() - p  # of each outcome; that of the rest is shared by its classes as the student has them
+        gradient.sub_(log_q_rest).exp_().mul_(residual[:, -1:]).scatter_(1, kept[rows], residual[:, :-1]).mul_(temperature)
         return temperature**2 * (p * (log_p[rows] - outcomes)).sum(1)
 
     return weighted_row_loss(student_logits, _mean_weight(student_logits, counted), divergence)

@@ -48,13 +48,14 @@ class _WeightedRowLoss(torch.autograd.Function):
         at_once = max(1, IN_CACHE // logits.size(1)) if logits.device.type == "cpu" else max(1, len(logits))
         room = torch.empty_like(logits[:at_once], dtype=torch.float32)
         total = weight.new_zeros(())
-        for start in range(0, len(logits), at_once):
-            rows = slice(start, start + at_once)
-            here = logits[rows].float()
-            there = room[: len(here)]
-            total += torch.where(weight[rows] == 0, 0.0, row_loss(here, rows, there) * weight[rows]).sum()
-            if gradient is not None:
-                torch.mul(there, weight[rows, None], out=gradient[rows])
+        with torch.autocast(logits.device.type, enabled=False):  # which would take some of it for half precision
+            for start in range(0, len(logits), at_once):
+                rows = slice(start, start + at_once)
+                here = logits[rows].float()
+                there = room[: len(here)]
+                total += torch.where(weight[rows] == 0, 0.0, row_loss(here, rows, there) * weight[rows]).sum()
+                if gradient is not None:
+                    torch.mul(there, weight[rows, None], out=gradient[rows])
         ctx.gradient, ctx.dtype = gradient, logits.dtype
         return total
 

@@ -72,8 +72,9 @@ def test_a_misspelt_option_names_the_nearest() -> None:
         train.check_options(["fit", "--trainr.max_steps", "3"])
     with pytest.raises(ValueError, match="unrecognized arguments: --zzz=1; train.py fit --help all lists all there are"):
         train.check_options(["fit", "--zzz=1"])
-    with pytest.raises(ValueError, match=r"unrecognized arguments: --trainer.max_step=3; is it --trainer.max_steps\?"):
-        train.check_options(["fit", "--trainer.max_step=3"])
+    with pytest.raises(ValueError, match=r"unrecognized arguments: --trainer.max_stpes=3; is it --trainer.max_steps\?"):
+        train.check_options(["fit", "--trainer.max_stpes=3"])
+    train.check_options(["fit", "--trainer.max_ste=3"])  # as argparse takes it
     train.check_options(
         ["fit", "--trainer", "one_gpu", "--trainer.strategy.timeout=1", "--trainer.logger+=x", "--trainer.help"]
     )
@@ -87,4 +88,4 @@ def test_the_trainers_settings_are_read_from_its_source(monkeypatch: pytest.Monk
     assert train.trainer_settings() == set(inspect.signature(Trainer.__init__).parameters)
     monkeypatch.setattr(train.importlib.util, "find_spec", lambda name: None)
     assert train.trainer_settings() == set()
-    train.check_options(["fit", "--trainer.max_step=3"])
+    train.check_options(["fit", "--trainer.max_stpes=3"])

@@ -26,8 +26,8 @@ class RigL(SET):
         growth: ``gradient`` is the paper's |g|; ``balanced_gradient`` divides it by the sizes of its row and of its column, a few
             of which otherwise take nearly all growth (:func:`~sparsity.criteria.balanced_gradient_magnitude`).
         random_share: share of what grows that comes at random.
-        random_until: share of the training steps through which all that grows comes at random, as in SET: masks move, and the
-            gradient of a model that still learns how often words occur has no say (see ``start``, which keeps them).
+        random_until: share of the training steps through which all that grows comes at random, as in SET: masks move, but not
+            by the gradient of a model that still learns how often words occur (``start`` keeps the masks instead).
     """
 
     growth: Growth = "gradient"

@@ -11,12 +11,13 @@ import rich
 import torch
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
+from transformers import PreTrainedModel
 
 from callbacks import GMP, LinearWarmupDecay, RandomState, RigL, RunOverview, StaticSparsity
 from callbacks.start import is_news
 from datamodules import GLUEDataModule, TextDataModule
-from helpers import fit, tiny_bert, tiny_trainer
-from lightning_modules import SequenceClassifier
+from helpers import CONFIG, fit, tiny_bert, tiny_trainer
+from lightning_modules import MaskedLanguageModel, SequenceClassifier
 
 Data = Callable[..., TextDataModule]
 
@@ -96,6 +97,23 @@ def test_bf16_is_recommended_where_it_would_pay(
     lines = ["the encoder is 2.0 times as fast in bf16 here: --trainer.precision bf16-mixed"]
     assert block(capsys.readouterr().out)["device"][1:] == lines * said
     assert measured == gains
+
+
+@pytest.mark.parametrize("prepare", ["freeze", "checkpoint"])
+def test_an_encoder_without_a_way_back_is_not_measured(
+    tmp_path: Path, text_data: Data, monkeypatch: pytest.MonkeyPatch, prepare: str
+) -> None:
+    class Prepared(MaskedLanguageModel):
+        def build(self) -> PreTrainedModel:
+            model = super().build()
+            if prepare == "freeze":
+                model.base_model.requires_grad_(False)
+            else:
+                model.gradient_checkpointing_enable({"use_reentrant": True})
+            return model
+
+    monkeypatch.setattr("cpu.bf16_gain", lambda work: pytest.fail("measured"))
+    fit(tmp_path / "run", text_data(), [RunOverview()], max_steps=1, module=Prepared(config=CONFIG))
 
 
 def test_measuring_changes_nothing_of_the_run(tmp_path: Path, text_data: Data, monkeypatch: pytest.MonkeyPatch) -> None:

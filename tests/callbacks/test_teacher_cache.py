@@ -12,11 +12,11 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
 from callbacks import ExportPretrained, KnowledgeDistillation, ResumeRules
-from callbacks.teacher_cache import Answer, TeacherCache, batch_digest, pack, unpack
+from callbacks.teacher_cache import SoftTargets, TeacherCache, batch_digest, pack, unpack
 from datamodules import TextDataModule
 from helpers import assert_identical, copies, fit, parameters, tiny_bert
 from lightning_modules import SequenceClassifier
-from objectives.distillation import likeliest
+from objectives.distillation import top_k_probabilities
 
 Data = Callable[..., TextDataModule]
 ROWS, CLASSES, K, STEPS = 20, 50, 4, 4
@@ -63,7 +63,7 @@ def batch(seed: int = 0) -> dict[str, Tensor]:
     return {"input_ids": torch.randint(9, (2, 5), generator=torch.Generator().manual_seed(seed)), "labels": torch.zeros(2)}
 
 
-def answer(cache: TeacherCache, number: int = 0, said: Tensor | None = None) -> Answer:
+def answer(cache: TeacherCache, number: int = 0, said: Tensor | None = None) -> SoftTargets:
     """What a cache answers about one of the batches; asking the teachers is an error unless they have something to say."""
 
     def ask() -> Tensor:
@@ -203,7 +203,7 @@ def test_a_full_disk_is_one_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_of_two_that_write_at_once_the_first_is_what_both_train_from(tmp_path: Path) -> None:
     """Two students side by side, whose teachers' answers differ, as those of two machines may."""
 
-    def student(seed: int) -> list[Answer]:
+    def student(seed: int) -> list[SoftTargets]:
         cache = TeacherCache(tmp_path, K)
         return [answer(cache, number, target(seed)) for number in range(50)]
 
@@ -221,7 +221,7 @@ def test_a_record_holds_the_likeliest_in_half_precision(classes: int, row_bytes:
     said = target(classes=classes)
     content = pack(said, K, "name")
     read = unpack(content, "name")
-    probabilities, kept = likeliest(said, K)
+    probabilities, kept = top_k_probabilities(said, K)
     assert torch.equal(read.kept, kept)
     assert read.classes == classes
     torch.testing.assert_close(read.probabilities, probabilities, atol=1e-7, rtol=2**-10)

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from objectives.distillation import (
-    coarse_distillation_loss,
     distillation_loss,
-    likeliest,
     teacher_probabilities,
+    top_k_distillation_loss,
+    top_k_probabilities,
 )
 
 EXAMPLES, CLASSES = 6, 11
@@ -99,14 +99,14 @@ def test_all_classes_kept_is_the_whole_divergence(student: Tensor, temperature: 
     counted = torch.tensor([True, False, True, True, False, True])
     for k in (CLASSES, 64):
         whole = distillation_loss(student, [random_logits(1)], [1.0], temperature, counted)
-        coarse = coarse_distillation_loss(student, *likeliest(target, k), temperature, counted)
+        coarse = top_k_distillation_loss(student, *top_k_probabilities(target, k), temperature, counted)
         torch.testing.assert_close(coarse, whole, atol=1e-6, rtol=1e-6)
         torch.testing.assert_close(gradient(coarse, student), gradient(whole, student), atol=1e-6, rtol=1e-6)
 
 
 def test_the_fewer_classes_are_kept_the_less_is_the_divergence(student: Tensor) -> None:
     target = teacher_probabilities([random_logits(1)], [1.0], 2.0)
-    losses = [coarse_distillation_loss(student, *likeliest(target, k), 2.0).item() for k in range(1, CLASSES + 1)]
+    losses = [top_k_distillation_loss(student, *top_k_probabilities(target, k), 2.0).item() for k in range(1, CLASSES + 1)]
     assert all(fewer <= more + 1e-6 for fewer, more in pairwise([0.0, *losses]))
     assert losses[0] < losses[3] < losses[-1]
 
@@ -114,17 +114,17 @@ def test_the_fewer_classes_are_kept_the_less_is_the_divergence(student: Tensor) 
 def test_two_of_four_classes_by_hand() -> None:
     """p = (1/2, 1/4, 1/8, 1/8) and q = 1/4 each: KL over {0, 1, other} is 1/2 · log 2 + 1/4 · log 1 + 1/4 · log 1/2."""
     target = torch.tensor([[0.125, 0.5, 0.25, 0.125]])
-    probabilities, kept = likeliest(target, 2)
+    probabilities, kept = top_k_probabilities(target, 2)
     assert kept.tolist() == [[1, 2]]
     assert probabilities.tolist() == [[0.5, 0.25, 0.25]]
-    loss = coarse_distillation_loss(torch.zeros(1, 4), probabilities, kept, 1.0)
+    loss = top_k_distillation_loss(torch.zeros(1, 4), probabilities, kept, 1.0)
     assert loss.item() == pytest.approx(0.25 * math.log(2))
 
 
 def test_what_is_left_over_does_not_cancel() -> None:
     """A student that leaves 1e-13 for the other classes, which 1 - q in single precision takes for nothing."""
     student = torch.tensor([[30.0, 0.0, 0.0]], requires_grad=True)
-    loss = coarse_distillation_loss(student, torch.tensor([[0.9, 0.1]]), torch.tensor([[0]]), 1.0)
+    loss = top_k_distillation_loss(student, torch.tensor([[0.9, 0.1]]), torch.tensor([[0]]), 1.0)
     expected = 0.9 * math.log(0.9) + 0.1 * (math.log(0.1) + 30 - math.log(2))
     assert loss.item() == pytest.approx(expected, abs=1e-5)
     torch.testing.assert_close(gradient(loss, student), torch.tensor([[0.1, -0.05, -0.05]]))
@@ -133,5 +133,5 @@ def test_what_is_left_over_does_not_cancel() -> None:
 def test_a_certain_teacher_and_a_student_that_is_far_off_have_finite_gradients() -> None:
     student = torch.tensor([[-1e4, 1e4, 0.0]], requires_grad=True)
     for probabilities in ([[1.0, 0.0]], [[0.0, 1.0]]):
-        loss = coarse_distillation_loss(student, torch.tensor(probabilities), torch.tensor([[0]]), 1.0)
+        loss = top_k_distillation_loss(student, torch.tensor(probabilities), torch.tensor([[0]]), 1.0)
         assert gradient(loss, student).isfinite().all()

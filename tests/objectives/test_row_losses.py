@@ -73,6 +73,19 @@ def test_half_precision_logits_get_the_gradient_of_fp32_rounded_once(dtype: torc
     )
 
 
+@pytest.mark.parametrize("name", ["cross-entropy", "sum", "distillation", "two teachers"])
+def test_autocast_changes_neither_value_nor_gradient(name: str) -> None:
+    """Although it would take the products with probabilities for half precision."""
+    found, expected = (logits(0).requires_grad_() for _ in range(2))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = ours(found)[name]
+    reference = ours(expected)[name]
+    loss.backward()
+    reference.backward()
+    assert torch.equal(loss, reference)
+    assert torch.equal(found.grad, expected.grad)
+
+
 def test_a_gradient_can_be_asked_for_once() -> None:
     """A second would be that of a buffer which has been handed on."""
     z = logits(0).requires_grad_()

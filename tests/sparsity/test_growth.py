@@ -90,7 +90,7 @@ def test_the_random_share_is_a_count() -> None:
 
 
 @pytest.mark.parametrize("method", [RigL, GlobalRigL])
-def test_growth_is_that_of_set_until_the_gradient_is_listened_to(method: type[RigL]) -> None:
+def test_growth_is_at_random_through_the_first_steps(method: type[RigL]) -> None:
     """From the step on that the share of the run says, the gradient's choice; before it, whatever the gradient is."""
     torch.manual_seed(0)
     weight, mask = torch.randn(20, 30), torch.rand(20, 30) < 0.3

@@ -5,6 +5,7 @@ Subcommands ``fit``, ``validate``, ``test`` and ``predict`` are Lightning's; ``-
 
 import ast
 import difflib
+import functools
 import importlib.util
 import re
 import sys
@@ -50,6 +51,7 @@ OPTIONS = {
 """What an option of a subcommand is called up to its first dot; the parser, which knows the rest, takes seconds to come."""
 
 
+@functools.cache
 def trainer_settings() -> set[str]:
     """Parameters of Lightning's Trainer, read from its source; empty where that is not found."""
     spec = importlib.util.find_spec("pytorch_lightning")  # which imports nothing

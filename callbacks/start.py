@@ -175,10 +175,10 @@ def recommend_bf16(trainer: Trainer, model: PreTrainedModel, data: Data) -> list
 
     Nothing of the run changes: gradients are not kept, and random numbers are given back.
     """
-    encoder = model.base_model
-    weights = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
     if trainer.strategy.root_device.type != "cpu" or trainer.precision != "32-true":
         return []
+    encoder = model.base_model
+    weights = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
     if not weights or any(getattr(module, "gradient_checkpointing", False) for module in encoder.modules()):
         return []  # nothing to come back to, or not by torch.autograd.grad
     width = model.config.hidden_size

@@ -62,10 +62,8 @@ class _WeightedRowLoss(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        gradient, ctx.gradient = (
-            ctx.gradient,
-            None,
-        )  # handed on and scaled in place, as a buffer more would cost what it saves
+        # handed on and scaled in place, as a buffer more would cost what it saves
+        gradient, ctx.gradient = ctx.gradient, None
         if gradient is None:
             raise RuntimeError("the gradient of a loss over rows can be asked for once, whatever retain_graph says")
         if upstream.device.type != "cpu" or upstream != 1:  # to know it, a GPU would have to be waited for

@@ -110,6 +110,11 @@ def draw_anew(model: PreTrainedModel, module: nn.Module) -> None:
     model._init_weights(module)
 
 
+def attention(model: PreTrainedModel) -> str:
+    """The ``attn_implementation`` in force."""
+    return str(model.config._attn_implementation)
+
+
 def dataset_fingerprint(dataset: datasets.Dataset) -> str:
     """Changes when the rows of a data set do."""
     return dataset._fingerprint

@@ -61,7 +61,7 @@ class Clock:
         return (self.steps - self.first) * batch * LENGTH / (self.ends[self.steps - 1] - self.ends[self.first - 1])
 
 
-def product(size: str, precision: str, profiled: bool = False) -> dict[str, float]:
+def product(size: str, precision: str, profiled: bool = False, compiled: bool = False) -> dict[str, float]:
     """The product's own command line, a callback more; with ``profiled`` the operators that take longest are printed."""
     from pytorch_lightning import Callback
 
@@ -88,7 +88,8 @@ def product(size: str, precision: str, profiled: bool = False) -> dict[str, floa
         options = {
             **{"runs": runs, "experiment": "timed", "model": "MaskedLanguageModel", "model.config.model_type": "bert"},
             **{f"model.config.{name}": value for name, value in (SIZES[size] | DROPOUT).items()},
-            **{"model.weight_decay": DECAY, "schedule": "OneCycleLR", "schedule.max_lr": RATE},
+            **{"model.compile_encoder": str(compiled).lower(), "model.weight_decay": DECAY},
+            **{"schedule": "OneCycleLR", "schedule.max_lr": RATE},
             **{"data": "docstrings", "data.length": LENGTH, "data.batch_size": BATCHES[size], "data.num_workers": 0},
             **{"data.vocabulary_size": VOCABULARY, "trainer.max_steps": STEPS[size], "trainer.accelerator": "cpu"},
             **{"trainer.precision": precision, "trainer.limit_val_batches": 0, "trainer.enable_progress_bar": "false"},
@@ -102,7 +103,7 @@ def product(size: str, precision: str, profiled: bool = False) -> dict[str, floa
         sys.argv[1:] = arguments
         cli.build(arguments, Timed)
         summary = json.loads((Path(runs) / "timed" / "version_0" / "summary.json").read_text())
-    flops = summary["flops_per_step"] / (BATCHES[size] * LENGTH)
+    flops = summary.get("flops_per_step", float("nan")) / (BATCHES[size] * LENGTH)  # not counted of a compiled encoder
     return {
         "tokens": clock.tokens_a_second(BATCHES[size]),
         "memory": summary["peak_memory_mb"],
@@ -170,14 +171,15 @@ def main() -> None:
         "--one", nargs=2, metavar=("WHICH", "SIZE"), help="one run, in this process, as JSON on the last line"
     )
     parser.add_argument("--profile", action="store_true", help="with --one product: print where the time goes")
+    parser.add_argument("--compiled", action="store_true", help="with --one product: torch.compile on the encoder")
     options = parser.parse_args()
     if options.one:
         which, size = options.one
         if which == "product":  # as train.py does
             keep_freed_memory()
             multiply_with_onednn()
-        profiled = {"profiled": True} if options.profile else {}
-        print(json.dumps({"product": product, "peer": peer}[which](size, options.precision, **profiled)))
+        further = {name: True for name, wanted in (("profiled", options.profile), ("compiled", options.compiled)) if wanted}
+        print(json.dumps({"product": product, "peer": peer}[which](size, options.precision, **further)))
         return
     print("size   tokens/s  peer   ratio (spread)      memory MB  peer  share   of peak GFLOP/s")
     for size in options.sizes:

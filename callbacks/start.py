@@ -18,7 +18,7 @@ import cpu
 from callbacks.figures import tensorboards
 from callbacks.sparse_training import sparse_training
 from datamodules import FinetuningDataModule, TextDataModule
-from internals import begin_and_end_always
+from internals import attention, begin_and_end_always
 from sparsity import SparseStepping
 
 Data = TextDataModule | FinetuningDataModule
@@ -188,13 +188,20 @@ def recommend_bf16(trainer: Trainer, model: PreTrainedModel, data: Data) -> list
     affordable = int(MEASURED_FLOPS / (6 * data.length * sum(map(torch.numel, weights))))
     tokens = torch.zeros(min(data.batch_size, max(1, affordable)), data.length, dtype=torch.long)
 
+    before = attention(model)
+
     def step() -> None:
+        if torch.is_autocast_enabled("cpu"):  # as a run in bf16 would attend
+            model.set_attn_implementation(cpu.bf16_attention() or before)
         # as it is, even where it is to be compiled
         hidden = encoder.forward(input_ids=tokens, attention_mask=torch.ones_like(tokens))[0]
         torch.autograd.grad(hidden.sum(), weights, allow_unused=True)
 
     with torch.random.fork_rng(devices=()), torch.enable_grad():
-        gain = cpu.bf16_gain(step)
+        try:
+            gain = cpu.bf16_gain(step)
+        finally:
+            model.set_attn_implementation(before)
     if gain < WORTH_A_LINE:
         return []
     return [f"the encoder is {gain:.1f} times as fast in bf16 here: --trainer.precision bf16-mixed"]

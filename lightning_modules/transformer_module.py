@@ -11,6 +11,7 @@ from torch.optim import AdamW
 from torchmetrics import Metric
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+import cpu
 from datamodules import FinetuningDataModule, MaskedLMBatch, SequenceBatch, TaskBatch, TextDataModule
 from internals import has_trainer
 from lightning_modules.encoders import check_fit
@@ -86,6 +87,7 @@ class TransformerModule(LightningModule, ABC, Generic[Batch]):
         if self.model is not None or not has_trainer(self):
             return
         self.model = self.build()
+        self._attend_fast(self.model)
         self.model.train()
         if self.hparams["compile_encoder"]:
             self.model.base_model.compile()
@@ -100,7 +102,20 @@ class TransformerModule(LightningModule, ABC, Generic[Batch]):
         model, unfit = self.load(path)
         if unfit:
             raise ValueError(unfit)
+        self._attend_fast(model)
         return model
+
+    def _attend_fast(self, model: PreTrainedModel) -> None:
+        """Let a model that is run in bf16 on a CPU attend by what is fastest there, unless its config says how."""
+        chosen = (self.hparams.get("config") or {}).get("attn_implementation")
+        on_cpu = self.trainer.strategy.root_device.type == "cpu"
+        if (
+            on_cpu
+            and str(self.trainer.precision).startswith("bf16")
+            and chosen is None
+            and (fastest := cpu.bf16_attention())
+        ):
+            model.set_attn_implementation(fastest)
 
     def check_fit(self, config: PretrainedConfig, name: str) -> None:
         """Raise ValueError unless a model of this name takes the tokens and the length of the data."""

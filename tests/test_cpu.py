@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -41,6 +42,23 @@ def test_products_are_those_of_torch(left_layout: str, right_layout: str, monkey
     exact = left.double() @ right.double()
     torch.testing.assert_close(cpu._mm(left, right).double(), exact, rtol=1e-5, atol=1e-3)
     torch.testing.assert_close(cpu._addmm(bias, left, right).double(), exact + bias, rtol=1e-5, atol=1e-3)
+
+
+def test_the_gradient_of_a_projection_copies_the_smaller_factor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """gᵀx of a vocabulary: by rows, oneDNN would have a copy made of all logits."""
+    logits, hidden = torch.randn(64, 300), torch.randn(64, 16)
+    firsts: list[tuple[int, ...]] = []
+    inner = torch.ops.mkldnn._linear_pointwise
+    record = SimpleNamespace(
+        _linear_pointwise=lambda first, *others: firsts.append((*first.shape,)) or inner(first, *others)
+    )
+    monkeypatch.setattr(torch.ops, "mkldnn", record)
+    wide, narrow = cpu._onednn(logits.t(), hidden, None), cpu._onednn(hidden.t(), logits, None)
+    assert firsts == [(16, 64), (16, 64)]  # the hidden states, both times
+    assert wide.is_contiguous()
+    assert narrow.is_contiguous()
+    close(wide, logits.double().t() @ hidden.double())
+    close(narrow, hidden.double().t() @ logits.double())
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.int64])

@@ -17,6 +17,7 @@ from callbacks import GMP, LinearWarmupDecay, RandomState, RigL, RunOverview, St
 from callbacks.start import is_news
 from datamodules import GLUEDataModule, TextDataModule
 from helpers import CONFIG, fit, tiny_bert, tiny_trainer
+from internals import attention
 from lightning_modules import MaskedLanguageModel, SequenceClassifier
 
 Data = Callable[..., TextDataModule]
@@ -117,12 +118,14 @@ def test_an_encoder_without_a_way_back_is_not_measured(
 
 
 def test_measuring_changes_nothing_of_the_run(tmp_path: Path, text_data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
-    weights = []
+    monkeypatch.setattr("cpu.bf16_attention", lambda: "eager")
+    autocast, weights = torch.autocast("cpu", torch.bfloat16), []
     for gains in ([0.2], [3.0, 3.0]):
         given = iter(gains)
-        monkeypatch.setattr("cpu.bf16_gain", lambda work, given=given: [work(), next(given)][1])
+        monkeypatch.setattr("cpu.bf16_gain", lambda work, given=given: [autocast(work)(), next(given)][1])
         module = tiny_bert(dropout=0.1)
         fit(tmp_path / "run", text_data(), [RunOverview()], max_steps=2, module=module)
+        assert attention(module.model) == "sdpa"
         weights.append(torch.nn.utils.parameters_to_vector(module.parameters()))
     assert torch.equal(*weights)
 

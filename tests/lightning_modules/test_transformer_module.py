@@ -12,6 +12,7 @@ from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, BertCon
 from callbacks import ExportPretrained, KnowledgeDistillation, LinearWarmupDecay, OneCycleLR
 from datamodules import GLUEDataModule, TextDataModule
 from helpers import CONFIG, Recorder, assert_identical, copies, fit, parameters, tiny_bert, tiny_trainer
+from internals import attention
 from lightning_modules import MaskedLanguageModel, SequenceClassifier
 
 Text = Callable[..., TextDataModule]
@@ -66,6 +67,39 @@ def test_a_checkpoint_records_the_arguments_and_the_weights_and_nothing_else(
         assert checkpoint["model_config"] == module.model.config.to_dict()
         loaded = type(module).load_from_checkpoint(tmp_path / "run.ckpt")
         assert_identical(copies(dict(loaded.model.named_parameters())), copies(parameters(trainer)))
+
+
+@pytest.mark.parametrize(
+    ("processor", "precision", "fields", "expected"),
+    [
+        ("AuthenticAMD", "bf16-mixed", {}, "eager"),
+        ("AuthenticAMD", "bf16-true", {}, "eager"),
+        ("AuthenticAMD", "32-true", {}, "sdpa"),
+        ("AuthenticAMD", "bf16-mixed", {"attn_implementation": "sdpa"}, "sdpa"),
+        ("GenuineIntel", "bf16-mixed", {}, "sdpa"),
+    ],
+)
+def test_attention_in_bf16_is_the_fastest_of_the_processor(
+    tmp_path: Path,
+    text_data: Text,
+    encoder_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    processor: str,
+    precision: str,
+    fields: dict[str, str],
+    expected: str,
+) -> None:
+    monkeypatch.setattr("cpu._processor", lambda: f"vendor_id : {processor}")
+    module, teaching = tiny_bert(config=CONFIG | fields), KnowledgeDistillation(str(encoder_dir))
+    seen: list[str] = []
+
+    class See(Recorder):
+        def on_train_start(self, *_: object) -> None:
+            seen.extend(attention(model) for model in (module.model, *teaching.teachers))
+
+    fit(tmp_path, text_data(), [teaching, See(), ExportPretrained()], 1, module=module, precision=precision)
+    assert seen == [expected] * 2
+    assert "attn_implementation" not in (tmp_path / "export" / "config.json").read_text()
 
 
 @pytest.fixture

@@ -4,9 +4,11 @@ A checkpoint is a zip archive, and has a CRC-32 of every record in it; torch doe
 """
 
 import contextlib
+import errno
 import os
 import pickle
 import re
+import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +19,7 @@ from lightning_fabric.plugins import TorchCheckpointIO
 from lightning_fabric.utilities.types import _PATH as PathLike
 
 LAST = "last.ckpt"
+NO_ROOM = 1 << 20  # bytes free of a disk that counts as full
 
 
 def check_whole(file: Path) -> None:
@@ -85,7 +88,12 @@ class CheckedCheckpointIO(TorchCheckpointIO):
         file = Path(path)
         file.parent.mkdir(parents=True, exist_ok=True)
         with written_beside(file) as partial:
-            torch.save(checkpoint, partial)
+            try:
+                torch.save(checkpoint, partial)
+            except RuntimeError as error:  # of torch's archive, which does not say why it could not be written
+                if shutil.disk_usage(file.parent).free < NO_ROOM:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file)) from error
+                raise
 
     def load_checkpoint(self, path: PathLike, *arguments: Any, **options: Any) -> dict[str, Any]:
         """Load what is whole.

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.utilities import rank_zero_warn
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_backward_flop, sdpa_flop
@@ -174,7 +175,10 @@ class RunSummary(Callback):
             self.results["error"] = f"{type(exception).__name__}: {exception}"
         self._tick(training=True)
         self._clock = None
-        self._write(trainer, pl_module, "stopped" if stopped else "failed")
+        try:
+            self._write(trainer, pl_module, "stopped" if stopped else "failed")
+        except OSError as error:  # what ended the run is what is told, and all callbacks hear of it
+            rank_zero_warn(f"the summary could not be written: {error}")
 
     def _tick(self, training: bool) -> None:
         """Count the time since the last tick, as training or as validation; nothing where no fit is running."""

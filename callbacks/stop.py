@@ -103,8 +103,8 @@ class StopOnSignal(Checkpoint):
             print(f"stopped by {name} at step {trainer.global_step:,}, {where}", file=sys.stderr)
         raise RunStopped(STOPPED_BY_SIGNAL)
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._give_back()
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._give_back()  # not in teardown, when Lightning has given back its own already: they would be put over the others
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._give_back()

@@ -25,6 +25,7 @@ from callbacks import (
 from datamodules import TextDataModule
 from helpers import Recorder, assert_identical, fit, parameters, tiny_bert
 from run_exit import STOPPED_BY_SIGNAL
+from run_record import RunRecord
 
 pytestmark = pytest.mark.filterwarnings("ignore:The dirpath has changed", "ignore:.*")
 
@@ -71,6 +72,39 @@ def whole(tmp_path_factory: pytest.TempPathFactory, text_data: Data) -> Run:
     return Run(tmp_path_factory.mktemp("stop") / "whole", text_data())
 
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+def handlers() -> list[object]:
+    return [signal.getsignal(number) for number in SIGNALS]
+
+
+def test_a_fit_leaves_the_handlers_of_signals_as_they_were(tmp_path: Path, text_data: Data) -> None:
+    before = handlers()
+    Run(tmp_path, text_data())
+    assert handlers() == before
+
+
+def test_a_fit_that_fails_on_a_full_disk_does_so_too(
+    tmp_path: Path, text_data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Fill(Callback):
+        def on_before_zero_grad(self, *_: object) -> None:
+            monkeypatch.setattr(RunRecord, "write", full)
+            raise OSError("the disk is full")
+
+    def full(*_: object) -> None:
+        raise OSError("no room for a summary")
+
+    before = handlers()
+    with (
+        pytest.raises(OSError, match="the disk is full"),
+        pytest.warns(UserWarning, match="the summary could not be written: no room for a summary"),
+    ):
+        Run(tmp_path, text_data(), Fill())
+    assert handlers() == before
+
+
 @pytest.mark.parametrize(
     ("number", "step", "validating"),
     [
@@ -90,11 +124,11 @@ def test_a_signal_stops_a_run_that_goes_on_to_the_same_bits(
     step: int,
     validating: bool,
 ) -> None:
-    handlers = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    before = handlers()
     with pytest.raises(SystemExit) as stop:
         Run(tmp_path, text_data(), Sender(step, number, validating=validating))
     assert stop.value.code == STOPPED_BY_SIGNAL == 75
-    assert {each: signal.getsignal(each) for each in handlers} == handlers
+    assert handlers() == before
     reached = step if validating else step + 1
     assert f"stopped by {number.name} at step {reached}, with {tmp_path}" in capsys.readouterr().err
     summary = json.loads((tmp_path / "summary.json").read_text())

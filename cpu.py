@@ -98,13 +98,13 @@ def matmul_library() -> str:
     return BLAS.get(name, name)
 
 
-def bf16_attention() -> str | None:
-    """The ``attn_implementation`` of transformers that is fastest in bf16 on this CPU; None for what it takes by itself.
+def bf16_attention(chosen: str) -> str:
+    """The ``attn_implementation`` of transformers to take in place of ``chosen`` in bf16 on this CPU.
 
-    Torch's fused attention goes back through bf16 by products that are slow where there are no tiles (AMX) for them: a layer of
-    BERT-base takes 17 ms on a Zen 5, by two products and a softmax 3.5.
+    Torch's fused attention (``sdpa``) goes back through bf16 slowly on AMD: a layer of BERT-base takes 17 ms on a Zen 5, by two
+    products and a softmax (``eager``) 3.5. The vendor decides and no measurement, as a run that goes on must choose the same.
     """
-    return "eager" if "AuthenticAMD" in _processor() else None
+    return "eager" if chosen == "sdpa" and "AuthenticAMD" in _processor() else chosen
 
 
 def bf16_gain(work: Callable[[], object]) -> float:
@@ -144,9 +144,8 @@ def _copied(first: Tensor) -> int:
 def _onednn(left: Tensor, right: Tensor, bias: Tensor | None) -> Tensor:
     left, right = _rows_or_columns(left), _rows_or_columns(right)
     turned = _copied(right.t()) + left.shape[0] * right.shape[1]
-    if bias is None and turned < _copied(
-        left
-    ):  # (AB)ᵀ = BᵀAᵀ; the gradient of a weight, where it projects to more than it has
+    if bias is None and turned < _copied(left):
+        # (AB)ᵀ = BᵀAᵀ: the gradient of a weight that projects to more than it has
         return torch.ops.mkldnn._linear_pointwise(right.t(), left, None, "none", [], "").t().contiguous()
     return torch.ops.mkldnn._linear_pointwise(left, right.t(), bias, "none", [], "")
 

@@ -187,12 +187,11 @@ def recommend_bf16(trainer: Trainer, model: PreTrainedModel, data: Data) -> list
         return []
     affordable = int(MEASURED_FLOPS / (6 * data.length * sum(map(torch.numel, weights))))
     tokens = torch.zeros(min(data.batch_size, max(1, affordable)), data.length, dtype=torch.long)
-
     before = attention(model)
 
     def step() -> None:
         if torch.is_autocast_enabled("cpu"):  # as a run in bf16 would attend
-            model.set_attn_implementation(cpu.bf16_attention() or before)
+            model.set_attn_implementation(cpu.bf16_attention(before))
         # as it is, even where it is to be compiled
         hidden = encoder.forward(input_ids=tokens, attention_mask=torch.ones_like(tokens))[0]
         torch.autograd.grad(hidden.sum(), weights, allow_unused=True)

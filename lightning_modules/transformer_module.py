@@ -13,7 +13,7 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrain
 
 import cpu
 from datamodules import FinetuningDataModule, MaskedLMBatch, SequenceBatch, TaskBatch, TextDataModule
-from internals import has_trainer
+from internals import attention, has_trainer
 from lightning_modules.encoders import check_fit
 from lightning_modules.loading import AutoModelClass
 from lightning_modules.optimizers import adamw
@@ -106,16 +106,10 @@ class TransformerModule(LightningModule, ABC, Generic[Batch]):
         return model
 
     def _attend_fast(self, model: PreTrainedModel) -> None:
-        """Let a model that is run in bf16 on a CPU attend by what is fastest there, unless its config says how."""
-        chosen = (self.hparams.get("config") or {}).get("attn_implementation")
-        on_cpu = self.trainer.strategy.root_device.type == "cpu"
-        if (
-            on_cpu
-            and str(self.trainer.precision).startswith("bf16")
-            and chosen is None
-            and (fastest := cpu.bf16_attention())
-        ):
-            model.set_attn_implementation(fastest)
+        """Let a model that is run in bf16 on a CPU attend by what is fastest there, unless ``model.config`` says how."""
+        on_cpu, in_bf16 = self.trainer.strategy.root_device.type == "cpu", str(self.trainer.precision).startswith("bf16")
+        if on_cpu and in_bf16 and "attn_implementation" not in (self.hparams.get("config") or {}):
+            model.set_attn_implementation(cpu.bf16_attention(attention(model)))
 
     def check_fit(self, config: PretrainedConfig, name: str) -> None:
         """Raise ValueError unless a model of this name takes the tokens and the length of the data."""

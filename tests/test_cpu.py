@@ -381,6 +381,21 @@ def test_where_it_is_wanted(
     assert cpu.onednn_is_wanted() == wanted
 
 
+@pytest.mark.parametrize(
+    ("vendor", "chosen", "taken"),
+    [
+        ("AuthenticAMD", "sdpa", "eager"),
+        ("AuthenticAMD", "flex_attention", "flex_attention"),
+        ("GenuineIntel", "sdpa", "sdpa"),
+    ],
+)
+def test_attention_in_bf16_replaces_the_fused_one_only(
+    vendor: str, chosen: str, taken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu, "_processor", lambda: f"vendor_id : {vendor}")
+    assert cpu.bf16_attention(chosen) == taken
+
+
 @pytest.mark.parametrize("switch", ["", "2", "yes", "on", " 1"])
 def test_a_switch_in_another_position_is_an_error(switch: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(cpu.SWITCH, switch)

@@ -118,7 +118,7 @@ def test_an_encoder_without_a_way_back_is_not_measured(
 
 
 def test_measuring_changes_nothing_of_the_run(tmp_path: Path, text_data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cpu.bf16_attention", lambda: "eager")
+    monkeypatch.setattr("cpu.bf16_attention", lambda chosen: "eager")
     autocast, weights = torch.autocast("cpu", torch.bfloat16), []
     for gains in ([0.2], [3.0, 3.0]):
         given = iter(gains)

@@ -22,6 +22,7 @@ from callbacks import (
     RunSummary,
     StopOnSignal,
 )
+from callbacks.stop import SIGNALS
 from datamodules import TextDataModule
 from helpers import Recorder, assert_identical, fit, parameters, tiny_bert
 from run_exit import STOPPED_BY_SIGNAL
@@ -70,9 +71,6 @@ class Run:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, text_data: Data) -> Run:
     return Run(tmp_path_factory.mktemp("stop") / "whole", text_data())
-
-
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 def handlers() -> list[object]:

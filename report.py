@@ -207,8 +207,8 @@ def report_archive(arguments: list[str]) -> None:
     """Copy what reports read."""
     parser = OneLineParser(
         "report.py archive",
-        description="Copy every summary.json and sweep.json to a directory that a repository can keep: a few kilobytes a run, "
-        "without absolute paths. Tables can be printed from there again.",
+        description="Copy every summary.json and sweep.json, and the losses of pretraining, to a directory that a repository can "
+        "keep: a few kilobytes a run, without absolute paths. Tables and figures can be made from there again.",
         allow_abbrev=False,
     )
     parser.add_argument("runs", type=Path, help="directory of runs, of an experiment or of a sweep")

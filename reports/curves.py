@@ -82,6 +82,16 @@ def add_csv(file: Path, found: dict[str, dict[int, float]]) -> None:
                     values[int(line["step"])] = float(line[tag])
 
 
+def write_csv(file: Path, scalars: Mapping[str, Mapping[int, float]]) -> None:
+    """Write tag → step → value as a ``metrics.csv``, a line a step, to six digits."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w", encoding="utf-8", newline="") as stream:
+        table = csv.writer(stream, lineterminator="\n")
+        table.writerow(["step", *scalars])
+        for step in sorted({step for values in scalars.values() for step in values}):
+            table.writerow([step, *(f"{values[step]:.6g}" if step in values else "" for values in scalars.values())])
+
+
 def smoothed(curve: Mapping[int, float]) -> dict[int, float]:
     """Exponential moving average whose weights sum to one from the first value on (as Adam's moments are corrected)."""
     keep = 1 - 1 / max(1.0, len(curve) / WINDOW)

@@ -9,6 +9,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
 from torch import Tensor
 from torch.optim import SGD, Optimizer
+from torch.utils.tensorboard import SummaryWriter
 
 import train
 from datamodules import TextDataModule
@@ -126,3 +127,10 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     assert "\n" not in stop.value.code
     assert len(stop.value.code) < 500
     return stop.value.code
+
+
+def write_events(run: Path, tag: str, losses: dict[int, float]) -> None:
+    """Log a scalar of a run as TensorBoard's logger does."""
+    with SummaryWriter(str(run)) as writer:
+        for step, loss in losses.items():
+            writer.add_scalar(tag, loss, step)

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 import report
+from helpers import write_events
 from reports.archive import archive, without_paths
+from reports.curves import TRAIN, VALIDATION, logged_scalars, read_curves
 from reports.rows import rows_of
 from reports.runs import read_runs
 
@@ -56,6 +58,30 @@ def test_an_archive_knows_which_tasks_are_those_of_shorter_runs(tmp_path: Path, 
     for directory in (tmp_path.with_name("kept") / "sweep", moved):
         (row,), _ = rows_of(read_runs([directory])[0])
         assert [run.metrics["accuracy"] for run in row.tasks["RTE"]] == [0.6], directory
+
+
+def test_an_archive_draws_the_same_curves(tmp_path: Path, write_trial: WriteRun) -> None:
+    """Also when it is made again, of an archive, and of a run whose logs are gone."""
+    run = write_trial("a", "dense", "pretrain", seed=0, eval_loss=1.0)
+    other = write_trial("b", "static", "pretrain", seed=0, eval_loss=1.0)
+    finetuned = write_trial("rte", "static", "finetune", seed=0, task="RTE", metrics={"accuracy": 0.5})
+    for directory in (run, other, finetuned):
+        write_events(directory, TRAIN, {50: 2.5, 100: 1 / 3})
+    write_events(run, VALIDATION, {100: 1.25})
+    sweep, kept, again = (tmp_path / name for name in ("sweep", "kept", "again"))
+    assert len(archive(sweep, kept)) == 3 + 1 + 2
+    archive(kept, again)
+    for directory in (kept, again):
+        curves, complaints = read_curves(rows_of(read_runs([directory])[0])[0])
+        assert not complaints
+        assert [(curve.name, curve.train, curve.validation) for curve in curves] == [
+            ("dense", {50: 2.5, 100: 0.333333}, {100: 1.25}),
+            ("static", {50: 2.5, 100: 0.333333}, {}),
+        ]
+    for events in other.glob("events*"):
+        events.unlink()
+    archive(sweep, kept)
+    assert logged_scalars(kept / "b" / "version_0") == {TRAIN: {}, VALIDATION: {}}
 
 
 def test_nothing_is_written_of_what_is_broken_or_into_itself(tmp_path: Path, write_trial: WriteRun) -> None:

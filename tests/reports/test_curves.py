@@ -6,22 +6,15 @@ from pathlib import Path
 
 import pytest
 from pytorch_lightning.loggers import TensorBoardLogger
-from torch.utils.tensorboard import SummaryWriter
 
 from callbacks import RunSummary
 from datamodules import TextDataModule
-from helpers import fit
+from helpers import fit, write_events
 from reports.curves import TRAIN, VALIDATION, logged_scalars, read_curves, smoothed
 from reports.rows import rows_of
 from reports.runs import read_runs
 
 WriteRun = Callable[..., Path]
-
-
-def write_events(run: Path, tag: str, losses: dict[int, float]) -> None:
-    with SummaryWriter(str(run)) as writer:
-        for step, loss in losses.items():
-            writer.add_scalar(tag, loss, step)
 
 
 def test_the_first_seed_of_each_row_by_its_events(tmp_path: Path, write_run: WriteRun) -> None:

@@ -47,7 +47,8 @@ def test_published_cells_and_their_averages() -> None:
             "bert_paper_dev",
         ),
         *("oBERT_teacher", "oBERT_80%", "oBERT_upstream_90%", "prune_ofa_85%", "bert_1mi", "bert_700k", "bert_100k"),
-        *("sparse_80%_kd_onecycle_lr_rigl", "sparse_80%_kd_onecycle_lr"),
+        *(f"sparse_{share}%_kd_onecycle_lr_rigl" for share in (80, 85, 90)),
+        "sparse_80%_kd_onecycle_lr",
     ]
     assert row(table, "bert_HF") == {
         "model": "bert_HF",
@@ -74,8 +75,9 @@ def test_published_cells_and_their_averages() -> None:
     assert beyond["bert_paper"] == ["", "", "92.40 (f1)"]
     assert beyond["bert_paper_dev"] == ["80.80/88.50", "81.60", "96.40 (f1)"]
     assert (beyond["oBERT_80%"][0], row(table, "oBERT_80%")["MNLI"]) == ("89.04 (f1)", "84.32 (accuracy)")
-    losses = {"bert_1mi": "1.612", "bert_100k": "2.154", "sparse_80%_kd_onecycle_lr_rigl": "2.138"}
-    for model, loss in (losses | {"sparse_80%_kd_onecycle_lr": "2.280"}).items():
+    losses = {"bert_1mi": "1.612", "bert_100k": "2.154", "sparse_80%_kd_onecycle_lr": "2.280"}
+    losses |= {f"sparse_{share}%_kd_onecycle_lr_rigl": loss for share, loss in ((80, "2.138"), (85, "2.211"), (90, "2.326"))}
+    for model, loss in losses.items():
         cells = row(table, model)
         assert (cells["eval loss"], cells["perplexity"]) == (loss, f"{math.exp(float(loss)):.3f}")
     assert row(table, "bert_700k")["eval loss"] == row(table, "bert_700k")["perplexity"] == ""

@@ -145,10 +145,9 @@ def curves_figure(curves: Sequence[Curves]) -> Figure:
     }
     panels = {title: lines for title, lines in both.items() if lines}
     styles = line_styles([curve.name for curve in curves])
-    figure, columns = new_figure(WIDTH, 0.4 + 4.4 * len(panels), len(panels), share=True)
-    everything = [line for lines in panels.values() for line in lines.values()]
-    last = max(max(line) for line in everything)
-    for axes, (title, lines) in zip(columns, panels.items(), strict=True):
+    figure, stacked = new_figure(WIDTH, 0.4 + 4.4 * len(panels), len(panels))
+    last = 1 + max(max(line) for lines in panels.values() for line in lines.values())  # loggers count from 0
+    for axes, (title, lines) in zip(stacked, panels.items(), strict=True):
         for name, line in lines.items():
             colour, style = styles[name]
             axes.plot(list(line), list(line.values()), color=colour, linestyle=style, linewidth=1.3)
@@ -158,15 +157,14 @@ def curves_figure(curves: Sequence[Curves]) -> Figure:
         axes.set_ylabel("loss, nats")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         axes.set_title(title, fontsize=10, loc="left")
-    later = [loss for line in everything for step, loss in line.items() if step >= 0.2 * max(line)]
-    margin = 0.05 * (max(later) - min(later)) or 0.1
-    columns[0].set_ylim(
-        min(later) - margin, max(later) + margin
-    )  # the fall of the first steps would flatten all that follows
+        # the fall of the first steps would flatten all that follows
+        later = [loss for line in lines.values() for step, loss in line.items() if step >= 0.2 * max(line)]
+        margin = 0.05 * (max(later) - min(later)) or 0.1
+        axes.set_ylim(min(later) - margin, max(later) + margin)
     figure.suptitle(
         "Loss over training, first seed of each row; a distilled row trains on another loss", fontsize=11, x=0.01, ha="left"
     )
-    for axes, lines in zip(columns, panels.values(), strict=True):
+    for axes, lines in zip(stacked, panels.values(), strict=True):
         ends = [(max(line), line[max(line)]) for line in lines.values()]
         label_ends(axes, list(lines), ends, [styles[name][0] for name in lines])
     return figure

@@ -219,8 +219,8 @@ def test_curves_of_training_and_validation_are_named_at_their_ends(seed: int) ->
 
 def test_the_loss_that_a_distilled_row_trains_on_does_not_flatten_validation() -> None:
     steps = range(999, 12000, 1000)  # loggers count from 0
-    plain = Curves("plain", {step: 4.0 for step in steps}, {step: 3.3 for step in steps})
-    distilled = Curves("distilled", {step: 1.5 for step in steps}, {step: 3.1 for step in steps})
+    plain = Curves("plain", dict.fromkeys(steps, 4.0), dict.fromkeys(steps, 3.3))
+    distilled = Curves("distilled", dict.fromkeys(steps, 1.5), dict.fromkeys(steps, 3.1))
     train, validation = curves_figure([plain, distilled]).axes
     assert validation.get_ylim() == pytest.approx((3.09, 3.31))
     assert train.get_ylim() == pytest.approx((1.375, 4.125))

@@ -196,11 +196,16 @@ def _without_nan(value: Any) -> Any:
 
 
 def write_json(file: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file, whole or not at all: beside its place, then renamed."""
+    """Write a JSON file, whole or not at all."""
+    write_whole(file, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write a text file, whole or not at all: beside its place, then renamed."""
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f"{file.name}.partial")
     try:
-        partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        partial.write_text(text, encoding="utf-8")
         partial.replace(file)
     except OSError:  # a full disk
         partial.unlink(missing_ok=True)

@@ -1,12 +1,14 @@
 """Loss over training, as runs have logged it."""
 
 import csv
+import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from reports.rows import Row
+from run_record import write_whole
 
 TRAIN, VALIDATION = "train/loss", "val/loss"
 WINDOW = 20  # a smoothed curve looks back over a twentieth of its points
@@ -83,13 +85,13 @@ def add_csv(file: Path, found: dict[str, dict[int, float]]) -> None:
 
 
 def write_csv(file: Path, scalars: Mapping[str, Mapping[int, float]]) -> None:
-    """Write tag → step → value as a ``metrics.csv``, a line a step, to six digits."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w", encoding="utf-8", newline="") as stream:
-        table = csv.writer(stream, lineterminator="\n")
-        table.writerow(["step", *scalars])
-        for step in sorted({step for values in scalars.values() for step in values}):
-            table.writerow([step, *(f"{values[step]:.6g}" if step in values else "" for values in scalars.values())])
+    """Write tag → step → value as a ``metrics.csv``, a line a step, to six digits; whole or not at all."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["step", *scalars])
+    for step in sorted({step for values in scalars.values() for step in values}):
+        table.writerow([step, *(f"{values[step]:.6g}" if step in values else "" for values in scalars.values())])
+    write_whole(file, text.getvalue())
 
 
 def smoothed(curve: Mapping[int, float]) -> dict[int, float]:

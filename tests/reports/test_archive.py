@@ -1,5 +1,6 @@
 """Archives: the tables that they print are those of the runs, and no path of a machine is in them."""
 
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -95,3 +96,25 @@ def test_nothing_is_written_of_what_is_broken_or_into_itself(tmp_path: Path, wri
     with pytest.raises(FileNotFoundError):
         archive(tmp_path / "nowhere", tmp_path / "kept")
     assert json.loads((tmp_path / "sweep" / "sweep.json").read_text())["name"] == "sweep"
+
+
+def test_a_disk_that_fills_leaves_the_losses_of_before(
+    tmp_path: Path, write_trial: WriteRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_events(write_trial("a", "dense", "pretrain", eval_loss=1.0), TRAIN, {50: 2.5})
+    sweep, kept = tmp_path / "sweep", tmp_path / "kept"
+    (losses,) = (file for file in archive(sweep, kept) if file.suffix == ".csv")
+    before = losses.read_text()
+
+    def half(file: Path, text: str, **_: str) -> None:
+        with file.open("w") as stream:
+            stream.write(text[: len(text) // 2])
+        if "csv" in file.name:
+            raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr(Path, "write_text", half)
+    monkeypatch.setattr("reports.archive.write_json", lambda *_: None)
+    with pytest.raises(OSError, match="no space left"):
+        archive(sweep, kept)
+    assert losses.read_text() == before
+    assert [file.name for file in losses.parent.iterdir()] == [losses.name]

@@ -79,21 +79,27 @@ def positive(kind: type[int] | type[float], zero: bool = False) -> Callable[[str
 
 
 def main(arguments: list[str] | None = None, train: tuple[str, ...] = TRAIN) -> None:
-    """Run a sweep, print what came out, and exit with 1 if not all of it did.
+    """Run a sweep, print what came out, and exit with 1 if not all that was asked for did.
 
     Args:
         arguments: the command line by default.
         train: the command that takes a fit's options.
     """
-    record = run_sweep(parse(arguments), train)
+    plan = run_sweep(parse(arguments), train)
+    record, planned = plan.record, {trial.name for trial in plan.trials}
     Console(width=None if sys.stdout.isatty() else WIDTH).print(results_table(record))
     for name in record.names("failed"):
         log = record.directory / name / "log.txt"
         print(f"failed: {name}: {record.trials[name]['error']}" + (f" ({log})" if log.exists() else ""))
-    if waiting := record.names("waiting", "running", "stopped"):
-        print(f"{len(waiting)} fits have not been run; the same command goes on with them")
+    waiting = set(record.names("waiting", "running", "stopped"))
+    if planned & waiting:
+        print(f"{len(planned & waiting)} fits have not been run; the same command goes on with them")
+    if waiting - planned:
+        print(
+            f"{len(waiting - planned)} further fits of this sweep have not been run; they are not among those of this command"
+        )
     print(record.directory / "sweep.json")
-    sys.exit(bool(waiting or record.names("failed")))
+    sys.exit(bool(planned & {*waiting, *record.names("failed")}))
 
 
 def describe(error: Exception) -> str:

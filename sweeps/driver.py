@@ -1,5 +1,6 @@
 """Runs a plan: what Ray has to know before it is imported, one sweep at a time in a directory."""
 
+import dataclasses
 import getpass
 import hashlib
 import os
@@ -10,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from sweeps.agenda import Agenda, mark
-from sweeps.plan import make_plan
+from sweeps.plan import Plan, make_plan
 from sweeps.record import Record
 
 ROOT = Path(__file__).parents[1]
@@ -38,8 +39,8 @@ def session_directory(directory: Path) -> Path:
     return root / f"ray_{getpass.getuser()[:16]}_{hashlib.sha256(str(directory).encode()).hexdigest()[:8]}"
 
 
-def run_sweep(options: Namespace, train: tuple[str, ...]) -> Record:
-    """Every fit of a plan, each when what it needs from others is there.
+def run_sweep(options: Namespace, train: tuple[str, ...]) -> Plan:
+    """Every fit of a plan, each when what it needs from others is there; the plan with what became of it.
 
     Args:
         options: of the command line.
@@ -58,7 +59,7 @@ def run_sweep(options: Namespace, train: tuple[str, ...]) -> Record:
         mark(plan.trials, record)
         record.save()
         if not any(record.trials[trial.name]["status"] == "waiting" for trial in plan.trials):
-            return record
+            return plan
         from sweeps import tuning  # which takes its time, and takes Ray's environment as it is now
 
         if plan.toy:
@@ -76,4 +77,4 @@ def run_sweep(options: Namespace, train: tuple[str, ...]) -> Record:
                 record.set(name, "stopped")
             mark(plan.trials, record)
             record.save()
-    return record
+    return dataclasses.replace(plan, record=record)

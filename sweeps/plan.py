@@ -26,14 +26,12 @@ class Plan:
     Attributes:
         protocol: that it follows.
         trials: of the protocol, as far as they are wanted.
-        given: task → model to start from in place of a fitted one.
         record: of the sweep.
         toy: where toy tasks have to be written that stand for GLUE; None for none.
     """
 
     protocol: Protocol
     trials: list[Trial]
-    given: dict[str, str]
     record: Record
     toy: Path | None = None
 
@@ -52,7 +50,9 @@ def make_plan(options: argparse.Namespace) -> Plan:
             raise ValueError(f"--start is {entry!r}; expected TASK=DIR")
         given[task_named(task).name] = check_pretrained(directory)
     trials = [
-        dataclasses.replace(trial, needs=tuple(need for need in trial.needs if need.option != PRETRAINED))
+        dataclasses.replace(
+            trial, needs=tuple(need for need in trial.needs if need.option != PRETRAINED), given=given[trial.start]
+        )
         if trial.start in given
         else trial
         for trial in make_trials(protocol, options.tasks, options.stages, options.rows, options.seeds)
@@ -60,6 +60,8 @@ def make_plan(options: argparse.Namespace) -> Plan:
     ]
     if unused := [task for task in given if task not in {trial.start for trial in trials}]:
         raise ValueError(f"--start: nothing here starts from {unused[0]}")
+    if not trials:
+        raise ValueError("no fit of this protocol is of all these tasks, stages, rows and seeds")
     if not options.pretrained and any(trial.task and not trial.start for trial in trials):
         raise ValueError("--pretrained is missing: the model that the fits start from")
     if options.glue and not (protocol.staged and protocol.tasks):
@@ -83,7 +85,7 @@ def make_plan(options: argparse.Namespace) -> Plan:
     if protocol.staged:
         header["tuning"] = protocol.tuning
         header["glue.path"] = str(toy or check_data("glue.path", options.glue))
-    return Plan(protocol, trials, given, Record.open(directory, header, trials), toy)
+    return Plan(protocol, trials, Record.open(directory, header, trials), toy)
 
 
 def check_pretrained(model: str) -> str:
@@ -129,10 +131,10 @@ def fit_of(plan: Plan, trial: Trial, taken: dict[str, Any], train: tuple[str, ..
     """
     record, search = plan.record, search_of(plan.protocol)
     data = record.content["glue.path" if trial.task and trial.stage else "data.path"]
-    model = plan.given.get(trial.start) or ("" if trial.start else record.content["pretrained"])
-    given = {"data.task": trial.task, "data.path": data, PRETRAINED: model}
+    model = trial.given or ("" if trial.start else record.content["pretrained"])
+    own = {"data.task": trial.task, "data.path": data, PRETRAINED: model}
     where = {"runs": record.directory, "experiment": trial.name, "version": 0, "ckpt_path": "last"}
-    settings = {key: value for key, value in given.items() if value} | located(trial.settings, trial.config) | taken
+    settings = {key: value for key, value in own.items() if value} | located(trial.settings, trial.config) | taken
     settings |= {"seed_everything": trial.seed}
     command = [*train, f"--config={trial.config}", *as_options(settings), "--trainer.enable_progress_bar=false"]
     return Fit(

@@ -26,8 +26,9 @@ class Record:
     """The content of ``sweep.json`` and its file.
 
     Keys: ``name``, ``model``, ``protocol``, ``pretrained``, ``data.path``, ``extra`` (further options of ``train.py``),
-    ``trials`` (name → ``task``, ``seed``, ``settings``, ``start``, ``run``, ``status``, ``error``) and ``tasks``
-    (:func:`results`). The status of a trial is waiting, running, finished, failed or pruned (ended early by a search).
+    ``trials`` (name → ``task``, ``seed``, ``config``, ``settings``, ``start``, ``given``, ``teachers``, ``run``, ``status``,
+    ``error``; see :class:`~sweeps.trials.Trial`) and ``tasks`` (:func:`results`). The status of a trial is waiting, running,
+    finished, failed or pruned (ended early by a search).
 
     With stages there are also ``glue.path`` and ``tuning`` (stages whose fits only choose a point), and a trial has ``stage``,
     ``row``, ``point`` (of the grid; what it starts from has had it too) and, from its beginning, ``tuned``: the point that it
@@ -62,6 +63,8 @@ class Record:
     def open(cls, directory: Path, header: dict[str, Any], trials: list[Trial]) -> "Record":
         """A new record, or that of an interrupted sweep with what it has finished; trials of other tasks stay in it.
 
+        Trials that have not begun are taken as they are now. An old record says nothing of configs and teachers.
+
         Raises:
             ValueError: the directory holds a sweep of other settings, with which these would be mixed.
         """
@@ -70,7 +73,10 @@ class Record:
         if (directory / FILE).exists():
             before = cls.load(directory).content
         kept = before.get("trials", {})
+        begun = [trial for trial in kept.values() if trial["status"] != "waiting"]
         for key in SETTINGS:
+            if key == "glue.path" and not any(trial["task"] for trial in begun):
+                continue  # nothing has read from there
             if key in before and before[key] != header.get(key, ""):
                 raise ValueError(
                     f"{directory} is of a sweep with {key} {before[key]!r}, not {header.get(key, '')!r}; give another --name"
@@ -79,13 +85,17 @@ class Record:
         planned = {}
         for trial in trials:
             entry = {"task": trial.task, "seed": trial.seed, "settings": trial.settings, "start": trial.start}
+            entry |= {"config": trial.config.name, "given": trial.given, "teachers": trial.teachers}
             if trial.stage:
                 entry |= {"stage": trial.stage, "row": trial.row, "point": trial.point}
             old = kept.get(trial.name)
             if old and old.get("tuned") in [points[name] for name in trial.tuned_by]:
                 entry |= {"tuned": old["tuned"], "settings": trial.settings | old["tuned"]}
-            if old and {key: old.get(key) for key in entry} != entry:
-                raise ValueError(f"{directory} has a trial {trial.name} of other settings; give another --name")
+            for key, value in entry.items() if old and old["status"] != "waiting" else ():
+                if old.get(key, value) != value:
+                    raise ValueError(
+                        f"{directory} has a trial {trial.name} with {key} {old[key]!r}, not {value!r}; give another --name"
+                    )
             run = f"{trial.name}/version_0"
             status = "finished" if is_finished(directory / run) else "waiting"
             if old and old["status"] == "pruned":

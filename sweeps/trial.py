@@ -1,8 +1,10 @@
 """One fit in processes of its own: continued where it was, watched for signs of life, and never run by two at a time."""
 
+import contextlib
 import fcntl
 import json
 import math
+import os
 import shlex
 import shutil
 import subprocess
@@ -163,11 +165,10 @@ def patience(fit: Fit) -> float:
 def newest_change(directory: Path) -> float:
     """When any file below was last written: logs, events, checkpoints, the summary."""
     times = [0.0]
-    for file in directory.rglob("*"):
-        try:
-            times.append(file.stat().st_mtime)
-        except FileNotFoundError:  # files come and go
-            continue
+    for folder, _, files in os.walk(directory):  # which takes it that folders come and go, as Path.rglob does not
+        for file in files:
+            with contextlib.suppress(FileNotFoundError):
+                times.append(os.stat(os.path.join(folder, file)).st_mtime)
     return max(times)
 
 

@@ -40,6 +40,7 @@ class Trial:
         config: the experiment.
         settings: options of ``train.py``, but for those that it takes from other trials.
         start: the task, or with stages the trial, whose model it starts from; empty for none.
+        given: model that it starts from in place of that one; empty for none.
         stage: of the protocol; empty where there are none.
         row: of the tables; empty where there are none.
         point: of the grid.
@@ -52,6 +53,7 @@ class Trial:
     config: Path
     settings: dict[str, Any]
     start: str = ""
+    given: str = ""
     stage: str = ""
     row: str = ""
     point: dict[str, Any] = field(default_factory=dict)
@@ -61,6 +63,11 @@ class Trial:
     def tuned_by(self) -> list[str]:
         """Names of the trials of which it takes the best point."""
         return [name for need in self.needs if not need.option for name in need.trials]
+
+    @property
+    def teachers(self) -> list[str]:
+        """Names of the trials whose models teach it."""
+        return [name for need in self.needs if need.option == TEACHERS for name in need.trials]
 
 
 def make_trials(

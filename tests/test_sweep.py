@@ -294,6 +294,40 @@ def test_a_sweep_goes_on_with_the_data_that_it_began_with(
     make_plan(sweep.parse([*common, "other"]))
 
 
+def test_a_command_answers_for_what_it_asked_for(
+    tmp_path: Path, pretrained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What else the sweep has left or failed is told, but no failure of this command."""
+    file = write_protocol(tmp_path, seeds=2, tasks={"CoLA": None, "RTE": None})
+    arguments = ["--config", str(file), "--pretrained", str(pretrained), "--runs", str(tmp_path / "runs")]
+    record = make_plan(sweep.parse(arguments)).record
+    for seed in (0, 1):
+        run = record.directory / f"CoLA_seed={seed}" / "version_0"
+        run.mkdir(parents=True)
+        (run / "summary.json").write_text('{"experiment": "a", "status": "finished"}')
+    record.end("RTE_seed=0", "out of memory")
+    record.end("RTE_seed=1", stopped=True)
+    with pytest.raises(SystemExit) as stop:
+        sweep.run([*arguments, "--tasks", "CoLA"])
+    said = capsys.readouterr().out
+    assert stop.value.code == 0
+    assert "failed: RTE_seed=0: out of memory" in said
+    assert "1 further fits of this sweep have not been run; they are not among those of this command" in said
+    assert "the same command" not in said
+
+
+def test_a_selection_of_nothing_is_a_mistake(tmp_path: Path) -> None:
+    tune = {"config": "fit.yaml", "grid": {"schedule.max_lr": [0.1]}}
+    finetune = {"config": "fit.yaml", "start": "tune", "tasks": {"CoLA": {}}}
+    (tmp_path / "fit.yaml").touch()
+    file = tmp_path / "staged.yaml"
+    file.write_text(yaml.safe_dump({"rows": {"dense": {}}, "stages": {"tune": tune, "finetune": finetune}}, sort_keys=False))
+    options = sweep.parse(["--config", str(file), "--runs", str(tmp_path / "runs"), "--stages", "tune", "--tasks", "CoLA"])
+    with pytest.raises(ValueError, match="no fit of this protocol is of all these tasks, stages, rows and seeds"):
+        make_plan(options)
+    assert not (tmp_path / "runs").exists()
+
+
 def test_command_of_a_trial(tmp_path: Path, pretrained: Path) -> None:
     """What is given after ``--`` comes after the protocol's settings; where a run goes comes last."""
     file = write_protocol(tmp_path, settings={"model.lr": 1e-5, "a": True}, seeds=2, tasks={"STS-B": None})

@@ -1,7 +1,9 @@
 """What came out of a sweep: no maximum without its spread, undefined figures are not numbers, and nothing is mixed."""
 
+import dataclasses
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from sweeps.record import Record, results_table, spread
-from sweeps.trials import Trial
+from sweeps.trials import Need, Trial
 
 HEADER = {"name": "s", "model": "m", "protocol": "p", "pretrained": "d", "data.path": "t", "extra": []}
 
@@ -104,12 +106,40 @@ def test_tasks_of_an_earlier_start_stay(tmp_path: Path) -> None:
 
 
 def test_sweeps_are_not_mixed(tmp_path: Path) -> None:
-    Record.open(tmp_path, HEADER, [trial("CoLA", 0, rate=1.0)]).save()
+    begun = dataclasses.replace(trial("CoLA", 0, rate=1.0), needs=(Need(("a",), "distillation.teachers"),), given="m")
+    record = Record.open(tmp_path, HEADER, [begun])
+    record.save()
+    Record.open(tmp_path, HEADER, [trial("CoLA", 0, rate=2.0)])  # as nothing has begun
+    record.begin(begun.name, {})
+    Record.open(tmp_path, HEADER, [begun])
     for key in ("protocol", "pretrained", "data.path"):
         with pytest.raises(ValueError, match=rf"is of a sweep with {key} '{HEADER[key]}', not 'e'; give another --name"):
             Record.open(tmp_path, HEADER | {key: "e"}, [])
-    with pytest.raises(ValueError, match=r"trial CoLA_seed=0 of other settings; give another --name"):
-        Record.open(tmp_path, HEADER, [trial("CoLA", 0, rate=2.0)])
+    others: dict[str, dict[str, Any]] = {
+        "settings {'rate': 1.0}, not {'rate': 2.0}": {"settings": {"rate": 2.0}},
+        "config 'fit.yaml', not 'other.yaml'": {"config": Path("other.yaml")},
+        "teachers ['a'], not []": {"needs": ()},
+        "given 'm', not ''": {"given": ""},
+    }
+    for what, change in others.items():
+        with pytest.raises(ValueError, match=re.escape(f"has a trial CoLA_seed=0 with {what}; give another --name")):
+            Record.open(tmp_path, HEADER, [dataclasses.replace(begun, **change)])
+    for key in ("config", "given", "teachers"):  # of a record of before these were noted
+        del record.trials[begun.name][key]
+    record.save()
+    Record.open(tmp_path, HEADER, [trial("CoLA", 0, rate=1.0)])
+
+
+def test_glue_may_be_named_when_it_is_needed(tmp_path: Path) -> None:
+    """The stages before read nothing of it."""
+    pretraining, task = (Trial(f"{task}_0", task, 0, Path("fit.yaml"), {}, stage="s") for task in ("", "CoLA"))
+    header = HEADER | {"glue.path": ""}
+    finish(Record.open(tmp_path, header, [pretraining]), pretraining.name, eval_loss=1.0)
+    record = Record.open(tmp_path, header | {"glue.path": "g"}, [pretraining, task])
+    assert record.content["glue.path"] == "g"
+    record.begin(task.name, {})
+    with pytest.raises(ValueError, match="is of a sweep with glue.path 'g', not ''"):
+        Record.open(tmp_path, header, [pretraining])
 
 
 def test_table_shows_the_spread_beside_the_maximum(tmp_path: Path) -> None:

@@ -14,7 +14,19 @@ from typing import Any
 import pytest
 
 from run_record import Heartbeat, RunRecord
-from sweeps.trial import DIVERGED, GUARD, STOPPED, Fit, FitError, Reports, is_finished, last_line, patience, run_fit
+from sweeps.trial import (
+    DIVERGED,
+    GUARD,
+    STOPPED,
+    Fit,
+    FitError,
+    Reports,
+    is_finished,
+    last_line,
+    newest_change,
+    patience,
+    run_fit,
+)
 
 ROOT = Path(__file__).parents[2]
 FAKE = (sys.executable, str(ROOT / "tests" / "fake_fit.py"))
@@ -210,3 +222,20 @@ def test_a_figure_that_is_not_finite_is_worse_than_any(fit: Callable[..., Fit], 
     told: list[dict[str, float]] = []
     Reports(diverged, told.append).update()
     assert told == [{"steps": 10, "perplexity": 1e12}]
+
+
+def test_signs_of_life_are_seen_while_directories_come_and_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An export is written in a directory beside its place, which may be gone between being listed and being looked into."""
+    for name in (".export.partial", "checkpoints", "export"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+        os.utime(tmp_path / name / "file", (len(name), len(name)))
+    scandir = os.scandir
+
+    def scan(path: Any) -> Any:
+        if Path(path).name == ".export.partial":
+            raise FileNotFoundError(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    assert newest_change(tmp_path) == len("checkpoints")

@@ -114,8 +114,8 @@ def report_frontier(arguments: list[str]) -> None:
     parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw them (.png, .pdf, .svg)")
     options = parser.parse_args(arguments)
     rows, complaints = rows_of(read(options.runs))
-    complain(complaints)
-    points, loss = frontier_points(rows)
+    points, loss, without = frontier_points(rows)
+    complain(complaints + without)
     show([frontier_table(points, loss)], options.format)
     if options.plot is not None:
         from reports.figures import frontier_figure

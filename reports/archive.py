@@ -12,11 +12,11 @@ from reports.runs import SWEEP, find_summaries
 from run_record import SUMMARY, read_object, write_json
 
 METRICS = Path("csv", "version_0", "metrics.csv")
-ABSOLUTE = re.compile(r"(?<![\w.~])/[^\s'\"=,:;]+")
+ABSOLUTE = re.compile(r"(?<![\w.~:/<])/[^\s'\"=,:;]+")
 
 
 def without_paths(value: Any, root: Path) -> Any:
-    """A value of a JSON file with every absolute path in its texts as it is from ``root``, or, outside, by its last part."""
+    """A value of a JSON file with every absolute path in its texts as it is from ``root``, or, outside, by its last parts."""
     if isinstance(value, dict):
         return {key: without_paths(entry, root) for key, entry in value.items()}
     if isinstance(value, list):
@@ -25,8 +25,10 @@ def without_paths(value: Any, root: Path) -> Any:
 
 
 def shortened(path: Path, root: Path) -> str:
-    """A path from ``root``, or its last part."""
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+    """A path from ``root``, or its last part; of an exported model EXPERIMENT/version_N/export, by which runs are told apart."""
+    if path.is_relative_to(root):
+        return path.relative_to(root).as_posix()
+    return "/".join(path.parts[1:][-3:]) if path.name == "export" else path.name
 
 
 def archive(source: Path, target: Path) -> list[Path]:

@@ -8,7 +8,7 @@ from reports.pretraining import figure
 from reports.rows import LOSS_NAMES, Loss, Row, common_loss, mean, scientific, spread, training_flops
 from reports.tables import Table
 
-COSTS = {"non-zeros": "non-zeros", "FLOPs": "training FLOPs where zeros are free"}
+COSTS = {"non-zeros": "non-zeros", "FLOPs": "training FLOPs where zeros are free, without a teacher's training"}
 """What the costs of a point are called, in tables and at an axis."""
 
 
@@ -37,14 +37,14 @@ class Point:
         return statistics.stdev(self.losses) if len(self.losses) > 1 else 0.0
 
 
-def frontier_points(rows: Sequence[Row]) -> tuple[list[Point], Loss]:
-    """The rows that have a loss, and which loss that is.
+def frontier_points(rows: Sequence[Row]) -> tuple[list[Point], Loss, list[str]]:
+    """The rows that have a loss, which loss that is, and a line for each row of pretraining that has none.
 
     Raises:
         ValueError: none has.
     """
     loss = common_loss(run for row in rows for run in row.runs)
-    points = []
+    points, complaints = [], []
     for row in rows:
         records = [run.record for run in row.runs]
         costs = {
@@ -53,9 +53,11 @@ def frontier_points(rows: Sequence[Row]) -> tuple[list[Point], Loss]:
         }
         if losses := row.losses(loss):
             points.append(Point(row.name, losses, {name: cost for name, cost in costs.items() if cost}))
+        elif row.runs:
+            complaints.append(f"{row.name} left out: it has no {LOSS_NAMES[loss]}, by which rows are compared here")
     if not points:
         raise ValueError("nothing to compare: no finished pretraining run with a loss")
-    return points, loss
+    return points, loss, complaints
 
 
 def front(points: Sequence[Point], cost: str) -> list[Point]:
@@ -83,6 +85,6 @@ def frontier_table(points: Sequence[Point], loss: Loss) -> Table:
     ]
     note = (
         "On the front of a cost are the rows that no cheaper row, nor one as cheap, beats by its mean loss. FLOPs: of training, "
-        "where zeros are free. In brackets the number of runs."
+        "where zeros are free, without the training of a teacher. In brackets the number of runs."
     )
     return Table("", ["model", LOSS_NAMES[loss], "non-zeros", "FLOPs", "on the front of"], rows, [note])

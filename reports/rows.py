@@ -105,7 +105,14 @@ def rows_of(runs: Iterable[Run]) -> tuple[list[Row], list[str]]:
                 )
             if group:
                 tasks[task] = [run for run in group if run.protocol == protocols[0]]
-        rows.append(Row(name, [run for run in pretrained if run not in short], tasks))
+        counted_here = [run for run in pretrained if run not in short]
+        sizes = {run.record.nonzeros for run in counted_here if run.record.nonzeros is not None}
+        if len(sizes) > 1:
+            complaints.append(
+                f"{name}: runs of different models, of {', '.join(f'{size:,}' for size in sorted(sizes))} non-zeros, are "
+                "averaged; an --experiment for each keeps them apart"
+            )
+        rows.append(Row(name, counted_here, tasks))
     return rows, complaints
 
 

@@ -1,6 +1,7 @@
 """Runs as their ``summary.json`` tells them; what is not one is named and left out."""
 
 import dataclasses
+import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ class Run:
         row: of the tables of a sweep that has rows; empty for none.
         stage: of that sweep. What was fitted to choose an option (:data:`TUNE`, whatever it is called) is a run of no model.
         settings: options that its sweep gave it.
+        point: of these, those of the grid.
     """
 
     directory: Path
@@ -35,6 +37,7 @@ class Run:
     row: str = ""
     stage: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
+    point: dict[str, Any] = field(default_factory=dict)
 
     @property
     def task(self) -> str | None:
@@ -87,6 +90,8 @@ def find_summaries(paths: Iterable[Path]) -> list[Path]:
 def read_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
     """The runs at or below ``paths``, those of a sweep with rows in its order, and one line for each file that is broken.
 
+    Rows of two sweeps that have the same name and are different fits also have the name of their sweep (:func:`told_apart`).
+
     Raises:
         FileNotFoundError: a path is not there or holds no run.
     """
@@ -106,7 +111,7 @@ def read_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
                 complaints[sweep_file] = f"{sweep_file} skipped, so that rows have the names of what was finetuned: {error}"
                 sweeps[sweep_file] = {}
         runs.append(run_of(file, record, sweep_file, sweeps[sweep_file] if sweep_file else {}))
-    return in_order_of_sweeps(runs, sweeps), list(complaints.values())
+    return in_order_of_sweeps(told_apart(runs, sweeps), sweeps), list(complaints.values())
 
 
 def checked_sweep(sweep: dict[str, Any]) -> dict[str, Any]:
@@ -115,7 +120,7 @@ def checked_sweep(sweep: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: they are something else.
     """
-    kinds = {"row": str, "stage": str, "settings": dict}
+    kinds = {"row": str, "stage": str, "settings": dict, "point": dict}
     trials = sweep.get("trials", {})
     if not isinstance(trials, dict):
         raise ValueError(f"trials: an object expected, not {trials!r:.40}")
@@ -123,7 +128,7 @@ def checked_sweep(sweep: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"tuning: a list of stages expected, not {tuning!r:.40}")
     for name, trial in trials.items():
         if not isinstance(trial, dict) or not all(isinstance(trial.get(key, kind()), kind) for key, kind in kinds.items()):
-            raise ValueError(f"trials.{name}: an object with row, stage and settings expected, not {trial!r:.40}")
+            raise ValueError(f"trials.{name}: an object with row, stage, settings and point expected, not {trial!r:.40}")
     return sweep
 
 
@@ -134,7 +139,53 @@ def run_of(file: Path, record: RunRecord, sweep_file: Path | None, sweep: dict[s
     row, stage = trial.get("row", ""), trial.get("stage", "")
     stage = TUNE if stage in sweep.get("tuning", []) else stage
     model = row if row and stage != TUNE else name_of(record, str(sweep.get("model", "")))
-    return Run(file.parent, record, model, str(sweep.get("protocol", "")), row, stage, trial.get("settings", {}))
+    settings, point = trial.get("settings", {}), trial.get("point", {})
+    return Run(file.parent, record, model, str(sweep.get("protocol", "")), row, stage, settings, point)
+
+
+def told_apart(runs: list[Run], sweeps: dict[Path, dict[str, Any]]) -> list[Run]:
+    """The runs, with rows called ``static (one_peak)`` where sweeps have rows of the same name that are not the same fits.
+
+    They are the same if the sweeps have the same model, data and further options, and the pretraining of the row the same
+    settings but for its length: such sweeps go on with each other.
+    """
+    of_rows: dict[tuple[str, Path], list[Run]] = {}
+    for run in runs:
+        if run.row:
+            of_rows.setdefault((run.row, sweep_of(run)), []).append(run)
+    kinds: dict[str, dict[str, Path]] = {}  # row → what it is → the first sweep that has it so
+    first = {
+        (row, sweep): kinds.setdefault(row, {}).setdefault(kind_of(sweeps.get(sweep, {}), own), sweep)
+        for (row, sweep), own in of_rows.items()
+    }
+
+    def renamed(run: Run) -> Run:
+        if len(kinds.get(run.row, ())) < 2:
+            return run
+        name = f"{run.row} ({name_among(first[run.row, sweep_of(run)], sweeps)})"
+        return dataclasses.replace(run, row=name, model=name if run.model == run.row else run.model)
+
+    return [renamed(run) for run in runs]
+
+
+def sweep_of(run: Run) -> Path:
+    """The record of the sweep that a run with a row is part of."""
+    return run.directory.resolve().parents[1] / SWEEP
+
+
+def kind_of(sweep: dict[str, Any], runs: Iterable[Run]) -> str:
+    """What the runs of a row are fits of, as a text that is the same for the same."""
+    fits = [run.settings for run in runs if run.task is None and run.stage != TUNE]
+    fits = [{key: value for key, value in fit.items() if key != "trainer.max_steps"} for fit in fits]
+    texts = sorted({json.dumps(fit, sort_keys=True, default=str) for fit in fits})
+    return json.dumps([*(sweep.get(key, "") for key in ("model", "data.path", "extra")), texts], default=str)
+
+
+def name_among(sweep_file: Path, others: Iterable[Path]) -> str:
+    """The directory of a sweep as told from those of others: by its name, or by its path."""
+    directory = sweep_file.parent
+    alike = [other for other in others if other != sweep_file and other.parent.name == directory.name]
+    return str(directory) if alike else directory.name
 
 
 def in_order_of_sweeps(runs: list[Run], sweeps: dict[Path, dict[str, Any]]) -> list[Run]:
@@ -142,8 +193,8 @@ def in_order_of_sweeps(runs: list[Run], sweeps: dict[Path, dict[str, Any]]) -> l
     begins, keys = dict[Path, int](), {}
     for number, run in enumerate(runs):
         trial = run.directory.resolve().parent
-        trials = list(sweeps.get(trial.parent / SWEEP, {}).get("trials", {})) if run.row else []
-        place = begins.setdefault(trial.parent, number) if run.row else number
+        trials = list(sweeps.get(sweep_of(run), {}).get("trials", {})) if run.row else []
+        place = begins.setdefault(sweep_of(run), number) if run.row else number
         keys[run.directory] = (place, trials.index(trial.name) if trial.name in trials else 0)
     return sorted(runs, key=lambda run: keys[run.directory])
 

@@ -85,6 +85,7 @@ def write_rows(root: Path) -> None:
 
     def write(name: str, row: str, stage: str, **summary: Any) -> None:
         trials[name] = {"row": row, "stage": stage, "settings": {"schedule.max_lr": summary.pop("lr", 0.01)}}
+        trials[name] |= {"point": trials[name]["settings"] if stage == "tune" else {}}
         write_run(root / "sweep", name, **summary)
 
     for row, shift in (("dense", 0.0), ("static", 0.2), ("RigL", 0.1)):

@@ -28,10 +28,18 @@ def write_trial(tmp_path: Path, write_run: WriteRun) -> WriteRun:
     """Writes the run of a trial of ``tmp_path/sweep`` and adds it to ``sweep.json``; returns the run's directory."""
     trials: dict[str, dict[str, object]] = {}
 
-    def write(name: str, row: str, stage: str, settings: dict[str, object] | None = None, **summary: object) -> Path:
+    def write(
+        name: str,
+        row: str,
+        stage: str,
+        settings: dict[str, object] | None = None,
+        point: dict[str, object] | None = None,
+        **summary: object,
+    ) -> Path:
         run = write_run(f"sweep/{name}", **summary)
         plan = {"task": summary.get("task", ""), "seed": summary.get("seed"), "settings": settings or {}, "start": ""}
         trials[name] = plan | {"run": f"{name}/version_0", "status": "finished", "row": row, "stage": stage}
+        trials[name] |= {"point": point or {}}
         content = {"name": "sweep", "model": "tiny", "protocol": "rows", "trials": trials}
         (tmp_path / "sweep" / "sweep.json").write_text(json.dumps(content), encoding="utf-8")
         return run

@@ -21,13 +21,16 @@ def test_paths_of_a_machine_go() -> None:
     root = Path("/", "home", "me", "runs", "sweep")
     code, data = Path("/", "opt", "code"), Path("/", "data", "text")
     command = f"train.py fit --config={code}/configs/a.yaml --data.path={data} --model.pretrained={root}/a/export"
-    value = {"command": command, "n": [1, None, "hub/id", "0.8", "a/b", "./c", "~/d"], "lr": 5e-3}
+    texts = ["hub/id", "0.8", "a/b", "./c", "~/d", "https://host.org/a/b", "<s></s>"]
+    value = {"command": command, "n": [1, None, *texts], "lr": 5e-3}
     assert without_paths(value, root) == {
         "command": "train.py fit --config=a.yaml --data.path=text --model.pretrained=a/export",
-        "n": [1, None, "hub/id", "0.8", "a/b", "./c", "~/d"],
+        "n": [1, None, *texts],
         "lr": 5e-3,
     }
     assert without_paths(f'it says "{data.parent}/x": no', root) == 'it says "x": no'
+    elsewhere = [str(Path("/", "mnt", "runs", "bert", "version_1", "export")), str(Path("/", "mnt", "export"))]
+    assert without_paths(elsewhere, root) == ["bert/version_1/export", "mnt/export"]
 
 
 def test_an_archive_prints_the_same_page(tmp_path: Path, write_trial: WriteRun, capsys: pytest.CaptureFixture[str]) -> None:

@@ -37,7 +37,8 @@ def test_points_and_fronts_of_runs(tmp_path: Path, write_run: WriteRun) -> None:
     write_run("rigl", seed=0, eval_loss=3.4, nonzeros=200)
     write_run("no_loss", seed=0, nonzeros=1)
     runs, _ = read_runs([tmp_path])
-    points, loss = frontier_points(rows_of(runs)[0])
+    points, loss, complaints = frontier_points(rows_of(runs)[0])
+    assert complaints == ["no_loss left out: it has no eval loss, by which rows are compared here"]
     table = frontier_table(points, loss)
     assert list(table.columns) == ["model", "eval loss", "non-zeros", "FLOPs", "on the front of"]
     assert table.rows == [

@@ -133,16 +133,17 @@ def test_what_was_tuned_is_an_appendix_and_counts_nowhere(tmp_path: Path, write_
     before = page(tmp_path)["Results"]
     for row, losses in {"dense": {0.002: 3.8, 0.01: 3.7, 0.005: 3.75}, "RigL": {0.002: 3.6, 0.005: 3.9, 0.01: None}}.items():
         for rate, loss in losses.items():
-            settings = {"schedule.max_lr": rate, "trainer.max_steps": 500, "seed_everything": 0}
+            point = {"schedule.max_lr": rate}
+            settings = point | {"trainer.max_steps": 500, "seed_everything": 0}
             status = {"status": "failed"} if loss is None else {"eval_loss": loss}
-            write_trial(f"{row}_lr={rate}", row, "tune", settings, seed=0, steps=500, **status)
+            write_trial(f"{row}_lr={rate}", row, "tune", settings, point, seed=0, steps=500, **status)
     write_trial("dense_7", "dense", "pretrain", {"schedule.max_lr": 0.005}, seed=7, status="running")
     tables = page(tmp_path)
     assert [list(row) for row in tables["Results"].rows] == [list(row) for row in before.rows]
     assert rows(tables["Tuned"]) == {
-        # what the row's runs have, though another loss is lower; where these do not say, the lowest
+        # what the row's runs have, though another loss is lower; of a row without runs nothing is chosen
         "dense": _points("dense", "3.8000", "3.7500*", "3.7000"),
-        "RigL": _points("RigL", "3.6000*", "3.9000", ""),
+        "RigL": _points("RigL", "3.6000", "3.9000", ""),
     }
     assert "after 500 steps" in tables["Tuned"].notes[0]
 
@@ -155,16 +156,16 @@ def _points(row: str, *cells: str) -> dict[str, str]:
 def test_points_of_several_options_and_seeds(tmp_path: Path, write_trial: WriteRun) -> None:
     for every in (100, 50):
         for seed, shift in ((0, 0.1), (1, -0.1)):
-            settings = {"masks.every": every, "masks.targets": ["a", every]}
+            point = {"masks.every": every, "masks.targets": ["a", every]}
             name = f"e{every}_{seed}"
-            write_trial(name, "RigL", "tune", settings, seed=seed, steps=seed + 1, eval_loss=3 + every / 100 + shift)
+            write_trial(name, "RigL", "tune", point, point, seed=seed, steps=seed + 1, eval_loss=3 + every / 100 + shift)
     table = page(tmp_path)["Tuned"]
     assert list(table.columns[1:]) == [
         "masks.every=50, masks.targets=['a', 50]",
         "masks.every=100, masks.targets=['a', 100]",
     ]
     deviation = f"{statistics.stdev([0.1, -0.1]):.4f}"
-    assert table.rows == [["RigL", f"3.5000 ± {deviation}*", f"4.0000 ± {deviation}"]]
+    assert table.rows == [["RigL", f"3.5000 ± {deviation}", f"4.0000 ± {deviation}"]]
     assert "after" not in table.notes[0]
 
 

@@ -66,6 +66,16 @@ def test_finetuning_of_the_same_seed_by_other_options_or_from_another_model_coun
     assert complaint.startswith(f"{again} left out: dense, CoLA has seed 0 already in ")
 
 
+def test_models_of_different_sizes_in_one_row_are_named(tmp_path: Path, write_run: WriteRun) -> None:
+    for seed, nonzeros in enumerate((1000, 200, None)):
+        write_run("a", seed, seed=seed, steps=10, eval_loss=3.0, nonzeros=nonzeros)
+    _, complaints = rows_of(runs_below(tmp_path))
+    expected = (
+        "a: runs of different models, of 200, 1,000 non-zeros, are averaged; an --experiment for each keeps them apart"
+    )
+    assert complaints == [expected]
+
+
 def test_what_chose_an_option_is_in_no_row_whatever_its_stage_is_called(tmp_path: Path, write_trial: WriteRun) -> None:
     write_trial("a", "RigL", "grid", {"schedule.max_lr": 0.1}, seed=0, steps=9, eval_loss=1.0)
     write_trial("b", "RigL", "pretrain", {"schedule.max_lr": 0.1}, seed=0, steps=9, eval_loss=3.0)

@@ -165,8 +165,8 @@ def test_a_run_of_a_sweep_with_rows_is_one_of_its_row_in_the_order_of_the_sweep(
     ("trials", "complaint"),
     [
         ([1], "trials: an object expected, not [1]"),
-        ({"a": 3}, "trials.a: an object with row, stage and settings expected, not 3"),
-        ({"a": {"row": 7}}, "trials.a: an object with row, stage and settings expected, not {'row': 7}"),
+        ({"a": 3}, "trials.a: an object with row, stage, settings and point expected, not 3"),
+        ({"a": {"row": 7}}, "trials.a: an object with row, stage, settings and point expected, not {'row': 7}"),
     ],
 )
 def test_a_record_of_a_sweep_whose_trials_are_none_is_named(
@@ -178,3 +178,39 @@ def test_a_record_of_a_sweep_whose_trials_are_none_is_named(
     ((run,), (line,)) = read_runs([tmp_path])
     assert run.model == "dense"
     assert line.startswith(f"{file} skipped, so that rows have the names of what was finetuned: {complaint}")
+
+
+@pytest.mark.parametrize(
+    ("settings", "header", "names"),
+    [
+        ({"schedule.max_lr": 0.1, "trainer.max_steps": 9}, {}, ["static", "static", "static"]),  # as reports on lengths need
+        ({"schedule.max_lr": 0.2}, {}, ["static (one)", "static (one)", "static (two)"]),
+        (
+            {"schedule.max_lr": 0.1},
+            {"extra": ["--trainer.precision=bf16-mixed"]},
+            ["static (one)", "static (one)", "static (two)"],
+        ),
+        ({"schedule.max_lr": 0.1}, {"data.path": "other"}, ["static (one)", "static (one)", "static (two)"]),
+    ],
+)
+def test_rows_of_two_sweeps_are_one_only_if_they_are_the_same_fits(
+    tmp_path: Path, write_run: WriteRun, settings: dict[str, object], header: dict[str, object], names: list[str]
+) -> None:
+    for sweep, given, own in (("one", {"schedule.max_lr": 0.1}, {}), ("two", settings, header)):
+        pretraining = {"row": "static", "stage": "pretrain", "settings": given}
+        trials = {"static_seed=0": pretraining, "cola_seed=0": {"row": "static", "stage": "finetune"}}
+        for name in trials if sweep == "one" else ["static_seed=0"]:
+            write_run(f"{sweep}/{name}", **(COLA if name.startswith("cola") else {}), seed=0)
+        record = {"name": "s", "model": "tiny", "extra": [], "trials": trials} | own
+        (tmp_path / sweep / "sweep.json").write_text(json.dumps(record))
+    runs, complaints = read_runs([tmp_path])
+    assert complaints == []
+    assert [run.model for run in runs] == [run.row for run in runs] == names
+
+
+def test_sweeps_of_the_same_name_are_told_apart_by_their_paths(tmp_path: Path, write_run: WriteRun) -> None:
+    for place, rate in (("a", 0.1), ("b", 0.2)):
+        write_run(f"{place}/results/x", seed=0)
+        trials = {"x": {"row": "SET", "stage": "pretrain", "settings": {"schedule.max_lr": rate}}}
+        (tmp_path / place / "results" / "sweep.json").write_text(json.dumps({"name": "results", "trials": trials}))
+    assert [run.model for run in read_runs([tmp_path])[0]] == [f"SET ({tmp_path / place / 'results'})" for place in "ab"]

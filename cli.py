@@ -129,6 +129,11 @@ class TrifectaCLI(CommandLineFirst):
             raise ValueError(
                 f"trainer.accumulate_grad_batches is {config.trainer.accumulate_grad_batches}; expected 1 or more"
             )
+        if config.trainer.overfit_batches:
+            raise ValueError(
+                "trainer.overfit_batches takes away the order of the data, by which a run goes on where it was; "
+                "trainer.limit_train_batches is for few batches"
+            )
         if config.get("weights_only") is False:
             raise ValueError("weights_only is False, which would run what a checkpoint brings along; leave it out")
         config.weights_only = True  # whatever the environment says, and where a checkpoint comes from

@@ -41,6 +41,11 @@ class InheritedSparsity(SparseTraining):
         self.pretrained = pretrained
 
     @cached_property
+    def saved(self) -> Mapping[str, Tensor]:
+        """Masks of the export, by the names that the weights have in its model; none where it brings none."""
+        return load_masks(Path(local_or_hub(self.pretrained, "model"))) or {}
+
+    @cached_property
     def found(self) -> MaskSet | None:
         """Masks by name in the encoder, without the prefix that the encoder has in a larger model; None if it is dense.
 
@@ -53,27 +58,33 @@ class InheritedSparsity(SparseTraining):
         path = local_or_hub(self.pretrained, "model")
         config, _ = read_config(path, "model")
         with reading(path, "model"), torch.random.fork_rng(devices=[]):  # or what a run draws next would depend on this look
-            encoder = AutoModel.from_pretrained(path, config=config, weights_only=True)
+            # what does not fit is for the model itself to name
+            encoder = AutoModel.from_pretrained(path, config=config, weights_only=True, ignore_mismatched_sizes=True)
         matrices = {name: weight for name, weight in encoder.named_parameters() if weight.dim() >= 2}
-        saved: Mapping[str, Tensor] = load_masks(Path(path)) or {}
-        named = {name.removeprefix(f"{encoder.base_model_prefix}."): mask for name, mask in saved.items()}
+        named = {name.removeprefix(f"{encoder.base_model_prefix}."): mask for name, mask in self.saved.items()}
         sparse = {name: weight for name, weight in matrices.items() if LEAST_ZEROS <= _zeros(encoder, weight) < 1}
         inferred = MaskSet.from_zeros(sparse)
         masks = MaskSet({**inferred, **{name: mask for name, mask in named.items() if name in matrices}})
         return masks.to_parameters(matrices) if len(masks) else None
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().on_fit_start(trainer, pl_module)
-        if self.stepping is not None:
-            self.method.sparsity = 1 - self.stepping.density  # for the record
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit" and self.found is not None:  # before a checkpoint is compared with it
+            self.method.sparsity = 1 - self.found.density()
 
     def begin(self, model: PreTrainedModel, trainer: Trainer) -> SparseStepping:
-        """The masks found, under their names in ``model``."""
+        """The masks found, under their names in ``model``, and those of the export for a head whose zeros the model has."""
         prefix = f"{model.base_model_prefix}." if model.base_model is not model else ""
-        masks = MaskSet({f"{prefix}{name}": mask for name, mask in (self.found or {}).items()})
         parameters = dict(model.named_parameters())
+        of_head = {name: mask for name, mask in self.saved.items() if _has_zeros(parameters.get(name), mask)}
+        masks = MaskSet(of_head | {f"{prefix}{name}": mask for name, mask in (self.found or {}).items()})
         masks, self.method.nnz = masks.to_parameters(parameters), masks.nnz()
         return SparseStepping(self.method, {name: parameters[name] for name in masks}, total_steps(trainer), masks=masks)
+
+
+def _has_zeros(weight: nn.Parameter | None, mask: Tensor) -> bool:
+    """Whether a weight is of a mask's shape and zero where that is off, as a head that starts anew is not."""
+    return weight is not None and weight.shape == mask.shape and not bool(weight.detach()[~mask.to(weight.device)].any())
 
 
 def _zeros(encoder: PreTrainedModel, weight: nn.Parameter) -> float:

@@ -90,6 +90,10 @@ class OneCycleLR(StepwiseSchedule):
         self.cycle_momentum, self.base_momentum, self.max_momentum = cycle_momentum, base_momentum, max_momentum
 
     def build(self, optimizer: Optimizer, max_steps: int) -> LRScheduler:
+        if self.pct_start * max_steps == 1:  # where torch divides by 0
+            raise ValueError(
+                f"pct_start {self.pct_start:g} of {max_steps} steps is a rise of a single one, which has no slope; give more or 0"
+            )
         return TorchOneCycleLR(
             optimizer,
             max_lr=self.peaks(optimizer),

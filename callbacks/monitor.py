@@ -142,8 +142,8 @@ class SparsityMonitor(Callback):
         if self._dead + MANY_DEAD * neurons < dead:
             rank_zero_warn(
                 f"step {step}: {dead:,} of {neurons:,} inputs and outputs of sparse layers have no active weight, {self._dead:,} "
-                "when training started: the masks collapse onto a few neurons. rigl/growth_concentration says whether growth "
-                "does it; masks.growth=balanced_gradient, masks.random_share or masks.structure=rows prevent it"
+                "when training started: the masks collapse onto a few neurons. masks.structure=rows prevents it; with RigL so do "
+                "masks.growth=balanced_gradient and masks.random_share, if rigl/growth_concentration says that growth does it"
             )
             self._dead = neurons  # once is enough
 

@@ -52,7 +52,6 @@ RULES = (
     Rule("trainer.precision", "fixed", "weights and moments are kept in it"),
     Rule("trainer.gradient_clip_*", "fixed", "it changes every step"),
     Rule("trainer.limit_train_batches", "fixed", "it is the length of an epoch"),
-    Rule("trainer.overfit_batches", "fixed", "likewise"),
     Rule("trainer.accumulate_grad_batches", "free", "as long as `batch` stays"),
     Rule("trainer.devices", "free", "as long as `batch` stays"),
     Rule("trainer.num_nodes", "free", "as long as `batch` stays"),
@@ -64,6 +63,12 @@ RULES = (
     Rule("*", "free", "names and places"),
 )
 """The first rule whose pattern matches counts."""
+
+OF_MASKS = frozenset(
+    f"masks.{name}"
+    for name in ("sparsity", "nonzeros", "distribution", "scope", "targets", "sparsities", "initialization", "seed")
+)
+"""Settings of masks that nothing reads once there are some: a run that goes on has those of its checkpoint."""
 
 
 def rule_of(name: str) -> Rule:
@@ -128,6 +133,11 @@ class ResumeRules(Callback):
         self._trainer: Trainer | None = None
         if unknown := sorted(name for name in self.allow if rule_of(name).kind != "fixed"):
             raise ValueError(f"resume.allow: {unknown[0]} may change anyway; docs/resuming.md lists what is fixed")
+        if made := sorted(self.allow & OF_MASKS):
+            raise ValueError(
+                f"resume.allow: {made[0]} made the masks, which are in the checkpoint, and would change nothing; start a new "
+                "run, from the exported model (model.pretrained) if it is to go on with its weights"
+            )
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._trainer = trainer
@@ -164,9 +174,10 @@ class ResumeRules(Callback):
         if refused:
             first = refused[0]
             others = f" (and {', '.join(refused[1:])})" if refused[1:] else ""
+            otherwise = "or start a new run" if first in OF_MASKS else f"start a new run, or say --resume.allow {first}"
             raise ValueError(
                 f"{first} was {before.get(first)!r} when the checkpoint was written and is {now.get(first)!r} now{others}: "
-                f"give what it was, start a new run, or say --resume.allow {first}"
+                f"give what it was, {otherwise}"
             )
         for name in changed:
             rank_zero_warn(f"the run goes on with {name} {now.get(name)!r}, until here {before.get(name)!r}")

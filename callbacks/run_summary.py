@@ -168,6 +168,9 @@ class RunSummary(Callback):
         self._write(trainer, pl_module, "finished")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if self._flops is not None:  # in the middle of the first batch
+            self._flops.__exit__(None, None, None)
+            self._flops = None
         if self._clock is None:
             return
         stopped = isinstance(exception, KeyboardInterrupt | SIGTERMException | SystemExit)

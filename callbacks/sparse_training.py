@@ -165,21 +165,21 @@ class StaticSparsity(SparseTraining):
 
 
 class SET(SparseTraining):
-    """SET (Mocanu et al. 2018): drop by magnitude, grow at random, nnz of every tensor constant."""
+    """SET (Mocanu et al. 2018): drop by magnitude, grow at random; as many weights as before, or ``initial_sparsity`` decays."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(methods.SET(**settings))
 
 
 class RigL(SparseTraining):
-    """RigL (Evci et al. 2020): drop by magnitude, grow by gradient magnitude, nnz of every tensor constant."""
+    """RigL (Evci et al. 2020): drop by magnitude, grow by gradient magnitude; as many weights as before, as with SET."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(methods.RigL(**settings))
 
 
 class GlobalRigL(SparseTraining):
-    """RigL that drops and grows over all tensors at once; the total nnz is constant."""
+    """RigL that drops and grows over all tensors at once; as many weights as before in all, as with SET."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(methods.GlobalRigL(**settings))

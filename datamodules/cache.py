@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 def cache_directory(given: str | None) -> Path:
     """``given``, or ``$TRIFECTA_CACHE``, or ``~/.cache/trifecta``."""
-    return Path(given or os.environ.get("TRIFECTA_CACHE") or Path.home() / ".cache" / "trifecta")
+    return Path(given or os.environ.get("TRIFECTA_CACHE") or "~/.cache/trifecta").expanduser()
 
 
 @contextlib.contextmanager

@@ -149,6 +149,10 @@ class FinetuningDataModule(LightningDataModule, ABC, Generic[AnyTask, AnyBatch])
         batches = len(self._train_sampler())
         limit = trainer.limit_train_batches
         batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        if not batches and limit:
+            raise ValueError(
+                f"trainer.limit_train_batches {limit:g} of {len(self._train_sampler())} batches leaves none to train on"
+            )
         steps = trainer.max_epochs * math.ceil(batches / trainer.accumulate_grad_batches)
         if trainer.max_steps < 1 or steps < trainer.max_steps:
             trainer.fit_loop.epoch_loop.max_steps = steps

@@ -15,7 +15,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 
 from datamodules.saved import check_plain, hub_layout
 from internals import dataset_fingerprint
-from objectives.glue import GLUE, SCORE_RANGE, GlueTask
+from objectives.glue import GLUE, SCORE_RANGE, GlueTask, plain
 
 HUB_SPLITS = {"dev": "validation", "diagnostic": "test"}
 EMPTY_SENTENCES = 1e-4  # share of rows that may have one: what thousands of people wrote has slips
@@ -231,11 +231,21 @@ def _read_hub(dataset: datasets.Dataset, task: GlueTask, where: str, labelled: b
         raise ValueError(f"{where}: no row")
     if not labelled:
         index = columns.get("idx", list(range(dataset.num_rows)))
+        if len(set(map(str, index))) < len(index):
+            raise ValueError(f"{where}: column 'idx' holds a number twice")
         if (bad := next((row for row, number in enumerate(index) if type(number) is not int), None)) is not None:
             raise ValueError(f"{where}: row {bad}: column 'idx' holds {index[bad]!r}, not a number")
         return Split(texts, index=index)
     low, high = SCORE_RANGE if task.regression else (0, len(task.classes) - 1)
     for row, label in enumerate(columns["label"]):
-        if not isinstance(label, int | float) or not low <= label <= high:
+        kinds = int | float if task.regression else int
+        if not isinstance(label, kinds) or not low <= label <= high:
             raise ValueError(f"{where}: row {row}: column 'label': {label!r} is not a label of {task.name}")
-    return Split(texts, labels=columns["label"])
+    return Split(texts, labels=_by_name(columns["label"], dataset.features["label"], task))
+
+
+def _by_name(labels: list[Any], feature: object, task: GlueTask) -> list[Any]:
+    """Labels as the task numbers them, where the data name the same classes in another order."""
+    names = [plain(name) for name in feature.names] if isinstance(feature, datasets.ClassLabel) else []
+    own = [plain(name) for name in task.class_names]
+    return [own.index(names[label]) for label in labels] if names != own and sorted(names) == sorted(own) else labels

@@ -5,11 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from pytorch_lightning import Callback
 from torchmetrics import CatMetric, Metric
 from transformers import PreTrainedModel
 
-from callbacks import InheritedSparsity, SparseTraining
 from internals import has_trainer
 from lightning_modules.encoders import layer_scales, reinitialize
 from lightning_modules.heads import AnyTask, load_with_head, misfit
@@ -80,14 +78,6 @@ class FinetuningModule(TransformerModule[Batch]):
     def auto_of_task(self) -> AutoModelClass:
         """The kind of model that the task has."""
         return self.auto
-
-    def configure_callbacks(self) -> list[Callback]:
-        """The masks of a sparse encoder are held by a callback like any other method."""
-        given = any(isinstance(callback, SparseTraining) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
-        if given or self.trainer.state.fn != "fit" or not self.hparams["keep_sparsity"]:
-            return []
-        inherited = InheritedSparsity(pretrained=self.hparams["pretrained"])
-        return [inherited] if inherited.found else []
 
     def build(self) -> PreTrainedModel:
         """The encoder of ``pretrained`` with a head of the task."""

@@ -1,16 +1,16 @@
 """Heads: an encoder with one for a task, and whether a head that was loaded means what the task means."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from pytorch_lightning.utilities import rank_zero_warn
+from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from internals import draw_anew
 from lightning_modules.loading import AutoModelClass, load_model
 from objectives.beyond_glue import FINETUNING, Task
-from objectives.glue import GlueTask
+from objectives.glue import GlueTask, plain
 
 AnyTask = GlueTask | Task
 
@@ -33,9 +33,11 @@ def load_with_head(
         The model, and what is wrong with its head before it is finetuned: None where it comes from the task.
 
     Raises:
-        ValueError: no encoder there, or weights of the encoder missing.
+        ValueError: no encoder there, weights of the encoder missing, or a dropout for a head that has none.
     """
     model, new, fields = load_model(auto, path, "encoder", lambda config: set_head(config, task, dropout))
+    if dropout is not None:
+        set_dropout(model, dropout)
     if new:
         return model, f"{path}: no head of {task.name} there ({new[0]} is missing or of another shape): finetune it first"
     if fitting and permuted(fields, task):
@@ -49,20 +51,27 @@ def load_with_head(
 
 
 def set_head(config: PretrainedConfig, task: AnyTask, dropout: float | None) -> None:
-    """Make ``config`` that of a model for ``task``, with this dropout before its head where it is not None.
-
-    Raises:
-        ValueError: a dropout for a model that has none there.
-    """
+    """Make ``config`` that of a model for ``task``, with this dropout before its head where it is not None."""
     config.id2label = dict(enumerate(task.class_names or ("score",)))
     config.label2id = {name: label for label, name in config.id2label.items()}
     config.finetuning_task = task.name
     config.problem_type = None  # another head's; transformers finds out
-    if dropout is not None:
-        name = next((name for name in HEAD_DROPOUT if hasattr(config, name)), None)
-        if name is None:
-            raise ValueError(f"{config.model_type} has no dropout of its own before the head; leave model.dropout out")
-        setattr(config, name, dropout)
+    if dropout is not None and (name := next((name for name in HEAD_DROPOUT if hasattr(config, name)), None)):
+        setattr(config, name, dropout)  # for whoever loads the model
+
+
+def set_dropout(model: PreTrainedModel, dropout: float) -> None:
+    """Give every dropout outside the encoder this rate: which field of a config a head reads differs from head to head.
+
+    Raises:
+        ValueError: there is none.
+    """
+    encoder = set(model.base_model.modules())
+    dropouts = [module for module in model.modules() if isinstance(module, nn.Dropout) and module not in encoder]
+    if not dropouts:
+        raise ValueError(f"{model.config.model_type} has no dropout of its own before the head; leave model.dropout out")
+    for module in dropouts:
+        module.p = dropout
 
 
 def head_names(fields: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -78,11 +87,6 @@ def head_names(fields: Mapping[str, Any]) -> list[tuple[str, ...]]:
         if any(name not in (f"label_{label}", str(label)) for label, name in enumerate(ordered)):
             known.append(ordered)
     return known
-
-
-def plain(name: object) -> str:
-    """The name of a class, lower-case and with words between underscores."""
-    return re.sub(r"[\W_]+", "_", str(name).lower())
 
 
 def permuted(fields: Mapping[str, Any], task: AnyTask) -> bool:

@@ -51,6 +51,8 @@ class MaskedLanguageModel(TransformerModule[MaskedLMBatch]):
         weight_decay: decoupled, not on biases and LayerNorms.
         betas: of AdamW.
         eps: of AdamW.
+        keep_sparsity: hold the masks of a sparse model that ``pretrained`` names, or its zeros, unless ``masks`` are given; false
+            makes it dense.
         compile_encoder: run ``torch.compile`` on the encoder.
     """
 
@@ -65,6 +67,7 @@ class MaskedLanguageModel(TransformerModule[MaskedLMBatch]):
         weight_decay: float = 0.01,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
+        keep_sparsity: bool = True,
         compile_encoder: bool = False,
     ) -> None:
         super().__init__(lr, weight_decay)

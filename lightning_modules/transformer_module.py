@@ -5,13 +5,14 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import torch
-from pytorch_lightning import LightningDataModule, LightningModule
+from pytorch_lightning import Callback, LightningDataModule, LightningModule
 from torch import Tensor
 from torch.optim import AdamW
 from torchmetrics import Metric
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 import cpu
+from callbacks import InheritedSparsity, SparseTraining
 from datamodules import FinetuningDataModule, MaskedLMBatch, SequenceBatch, TaskBatch, TextDataModule
 from internals import attention, has_trainer
 from lightning_modules.encoders import check_fit
@@ -91,6 +92,15 @@ class TransformerModule(LightningModule, ABC, Generic[Batch]):
         self.model.train()
         if self.hparams["compile_encoder"]:
             self.model.base_model.compile()
+
+    def configure_callbacks(self) -> list[Callback]:
+        """The masks of a sparse model that training starts from are held by a callback like any other method."""
+        given = any(isinstance(callback, SparseTraining) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
+        pretrained = self.hparams["pretrained"]
+        if given or pretrained is None or self.trainer.state.fn != "fit" or not self.hparams["keep_sparsity"]:
+            return []
+        inherited = InheritedSparsity(pretrained=pretrained)
+        return [inherited] if inherited.found else []
 
     def load_pretrained(self, path: str) -> PreTrainedModel:
         """A trained model of this kind, such as a teacher, from a ``save_pretrained`` directory or the hub.

@@ -3,6 +3,7 @@
 Columns and file names are those of the official TSV layout and, beside them, of the hub's ``nyu-mll/glue``.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -13,6 +14,11 @@ EQUIVALENT, DUPLICATE = ("not_equivalent", "equivalent"), ("not_duplicate", "dup
 ENTAILMENT = ("entailment", "not_entailment")
 NLI = ("entailment", "neutral", "contradiction")
 SCORE_RANGE = (0.0, 5.0)  # of STS-B
+
+
+def plain(name: object) -> str:
+    """The name of a class, lower-case and with words between underscores."""
+    return re.sub(r"[\W_]+", "_", str(name).lower())
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,12 @@ def magnitude(weight: Tensor, gradient: Tensor | None, generator: torch.Generato
     return at_least_float32(weight.detach()).abs()
 
 
+def magnitude_or_chance(weight: Tensor, gradient: Tensor | None, generator: torch.Generator) -> Tensor:
+    """|w|, and where that is 0 too little to matter, but drawn at random: not the first of many zeros come, but any."""
+    scores = magnitude(weight, gradient, generator)
+    return torch.where(scores == 0, 1e-30 * random(weight, gradient, generator), scores)
+
+
 def gradient_magnitude(weight: Tensor, gradient: Tensor | None, generator: torch.Generator) -> Tensor:
     """|∂L/∂w| of the dense gradient: how RigL grows (Evci et al. 2020, Alg. 1)."""
     if gradient is None:

@@ -179,6 +179,19 @@ def top_k_per_group(scores: Tensor, k: int) -> Tensor:
     return torch.cat([_top_k_of_each(scores[:more], count + 1), _top_k_of_each(scores[more:], count)])
 
 
+def top_k_of_groups(scores: Tensor, counts: Tensor) -> Tensor:
+    """Mask of the largest scores of every group, of each a number of its own; equal scores go to the lowest index.
+
+    Args:
+        scores: (groups, units), finite or ±inf.
+        counts: (groups,), how many to select.
+    """
+    if len(scores) == 1:
+        return top_k_mask(scores, int(counts))
+    ranks = scores.argsort(dim=1, descending=True, stable=True).argsort(1)
+    return ranks < counts.unsqueeze(1)
+
+
 def _top_k_of_each(scores: Tensor, k: int) -> Tensor:
     """Mask of the ``k`` largest scores of each row; equal scores go to the lowest index."""
     if k == 0 or len(scores) == 0:

@@ -46,6 +46,7 @@ CASES: dict[str, list[tuple[tuple[str, ...], str]]] = {
         ((), "subcommand"),
         (("fitt",), "'fitt'"),
         (("fit", "--data=TextDataModule"), "fit.model"),
+        ((*FIT, "--trainer.overfit_batches=1"), "trainer.limit_train_batches is for few batches"),
         ((*FIT, "--config={in}/key.yaml"), "does not accept option 'trainer.max_stepz'"),
         ((*FIT, "--config={in}/nested.yaml"), "'callbacks.RigL': Option 'sparsty' is not accepted"),
         ((*FIT, "--config={in}/syntax.yaml"), "Problems parsing config"),

@@ -79,7 +79,8 @@ def test_a_fixed_setting_is_refused_with_both_values(
     there = {file: file.stat().st_mtime_ns for file in run.rglob("*") if file.is_file()}
     line = complaint(capsys, *command, option)
     assert f"{name} was {before!r} when the checkpoint was written and is {now!r} now" in line
-    assert f"--resume.allow {name}" in line
+    made = name in ("masks.sparsity", "masks.distribution")
+    assert ("give what it was, or start a new run" if made else f"--resume.allow {name}") in line
     assert {file: file.stat().st_mtime_ns for file in run.rglob("*") if file.is_file()} == there
 
 
@@ -111,6 +112,13 @@ def test_what_is_allowed_goes_on_and_says_so(begun: tuple[Path, list[str]]) -> N
     _, command = begun
     with pytest.warns(UserWarning, match="goes on with data.seed 3, until here None"):
         train.run([*command, "--data.seed=3", "--resume.allow=data.seed"])
+
+
+def test_what_made_the_masks_cannot_be_allowed(begun: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]) -> None:
+    """The masks of the checkpoint go on, and the record would say what they are not."""
+    _, command = begun
+    line = complaint(capsys, *command, "--masks.sparsity=0.9", "--resume.allow=[masks.sparsity, masks.growth]")
+    assert "masks.sparsity made the masks, which are in the checkpoint, and would change nothing" in line
 
 
 def test_to_allow_what_may_change_is_a_mistake(begun: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,9 +16,10 @@ from sparsity.methods.tensor import SparseTensor
 class GlobalRigL(RigL):
     """RigL that drops and grows over all tensors at once; what the published sparse BERT models were trained with.
 
-    The total number of weights is constant, that of a tensor is not: layers trade weights. The largest weight of every tensor
-    stays, so that none can die. Tensors of one structure compete with each other; where groups have a fixed number (rows,
-    N:M) there is nothing to trade, and each tensor is updated for itself.
+    The total number of weights is constant (with ``initial_sparsity`` it falls to what it is to be), that of a tensor is not:
+    layers trade weights. The largest weight of every tensor stays, so that none can die. Tensors whose units have equally many
+    weights compete with each other; where groups have a fixed number (rows, N:M) there is nothing to trade, and each tensor is
+    updated for itself.
     """
 
     def update_masks(self, tensors: Sequence[SparseTensor], step: int, max_steps: int) -> list[Tensor]:

@@ -15,7 +15,7 @@ from sparsity.methods.base import check_same_length
 from sparsity.methods.static import Static
 from sparsity.methods.tensor import SparseTensor
 from sparsity.statistics import concentration
-from sparsity.structures import UNSTRUCTURED, Structure
+from sparsity.structures import UNSTRUCTURED, Structure, top_k_of_groups
 
 if TYPE_CHECKING:
     from sparsity.stepping import SparseStepping
@@ -40,17 +40,20 @@ def drop_and_grow(
         mask: of the weights.
         keep_scores: of the units, as :meth:`~sparsity.structures.Structure.units` makes them; likewise ``grow_scores``.
         fraction: share of the active units to replace.
-        random_scores: of the units, by which the last int(random_share · k) come instead; None where there are none.
+        random_scores: of the units, by which the last int(random_share · k) come instead, of each group as many as it has
+            places, in proportion; None where there are none.
         random_share: share of those that come.
     """
     on = structure.active(mask)
     active = int(on.sum())
     replaced = int(fraction * active)
     kept = top_k_mask(keep_scores.masked_fill(~on, -torch.inf), active - replaced)
-    at_random = 0 if random_scores is None else int(random_share * replaced)
-    grown = structure.select(grow_scores.masked_fill(kept, torch.inf), (active - at_random) * structure.unit_size)
-    if random_scores is not None and at_random:
-        grown = structure.select(random_scores.masked_fill(kept | grown, torch.inf), active * structure.unit_size)
+    if random_scores is not None:
+        places = (on.sum(1) - kept.sum(1)).cumsum(0)  # of a group and of those before it
+        at_random = (random_share * places.double()).long().diff(prepend=places.new_zeros(1))
+        kept = top_k_of_groups(grow_scores.masked_fill(kept, torch.inf), on.sum(1) - at_random)
+        grow_scores = random_scores
+    grown = structure.select(grow_scores.masked_fill(kept, torch.inf), active * structure.unit_size)
     return structure.expand(grown, mask.shape)
 
 

@@ -15,13 +15,14 @@ class Static(SparseMethod):
     """The masks of the start stay: the baseline every dynamic method must beat.
 
     Args:
-        initialization: which weights are on at the start: random ones, or the largest (for pretrained models).
+        initialization: which weights are on at the start: random ones, or the largest (for pretrained models), and of those that
+            are 0 any.
     """
 
     initialization: Literal["random", "magnitude"] = "random"
 
     def initial_scores(self, tensor: SparseTensor) -> Tensor:
-        return tensor.score(criteria.random if self.initialization == "random" else criteria.magnitude)
+        return tensor.score(criteria.random if self.initialization == "random" else criteria.magnitude_or_chance)
 
     def initial_mask(self, tensor: SparseTensor) -> Tensor:
         return tensor.select(self.initial_scores(tensor), tensor.nnz)

@@ -12,8 +12,9 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel
 
 from callbacks import ExportPretrained, InheritedSparsity, KnowledgeDistillation, RigL, RunSummary, StaticSparsity
+from callbacks.resume import ResumeRules
 from datamodules import GLUEDataModule, TextDataModule
-from helpers import CONFIG, assert_identical, fit, parameters
+from helpers import CONFIG, assert_identical, fit, parameters, tiny_bert
 from lightning_modules import SequenceClassifier
 from sparsity import load_masks
 
@@ -98,7 +99,7 @@ def test_a_sparse_student_of_a_dense_teacher(tmp_path: Path, glue_data: Data, sp
 
 def test_sparsity_may_be_given_up(tmp_path: Path, glue_data: Data, sparse_dir: Path) -> None:
     trainer = finetune(tmp_path, glue_data("RTE"), sparse_dir, keep_sparsity=False)
-    assert not any(isinstance(callback, StaticSparsity) for callback in trainer.callbacks)
+    assert not any(isinstance(callback, InheritedSparsity) for callback in trainer.callbacks)
     assert sum(int(mask.sum()) for mask in zeros(tmp_path / "export").values()) < 0.01 * MATRICES
     assert load_masks(tmp_path / "export") is None
 
@@ -121,7 +122,7 @@ def test_a_dense_model_has_no_masks(
     path = save(model, tmp_path / "dense", tokenizer_dir)
     assert InheritedSparsity(pretrained=str(path)).found is None
     trainer = finetune(tmp_path, glue_data("RTE"), path)
-    assert not any(isinstance(callback, StaticSparsity) for callback in trainer.callbacks)
+    assert not any(isinstance(callback, InheritedSparsity) for callback in trainer.callbacks)
 
 
 def test_looking_for_masks_draws_no_random_numbers(encoder_dir: Path) -> None:
@@ -149,6 +150,38 @@ def test_a_resumed_run_has_the_masks_of_its_checkpoint(tmp_path: Path, glue_data
     assert_identical(dict(inherited.masks), dict(load_masks(sparse_dir)))
     made = json.loads((tmp_path / "resumed" / "export" / "sparsity.json").read_text())["made_by"]
     assert made["sparsity"] == pytest.approx(round(0.8 * MATRICES) / MATRICES)
+
+
+def test_a_finetuning_goes_on_with_the_settings_that_it_began_with(
+    tmp_path: Path, glue_data: Data, sparse_dir: Path
+) -> None:
+    """Its masks have none that a user could give again."""
+    finetune(tmp_path, glue_data("RTE"), sparse_dir, ResumeRules()).save_checkpoint(tmp_path / "run.ckpt")
+    module = SequenceClassifier(str(sparse_dir), lr=1e-2, weight_decay=0.1)
+    options = {"max_epochs": 3, "ckpt_path": tmp_path / "run.ckpt"}
+    trainer = fit(tmp_path / "resumed", glue_data("RTE"), [ResumeRules()], -1, module=module, **options)
+    assert trainer.global_step == 15
+
+
+@pytest.mark.parametrize("targets", [(), ("*.layer.*.weight", "*predictions.transform.dense.weight")])
+def test_pretraining_goes_on_with_the_masks_of_an_export(
+    tmp_path: Path, text_data: Callable[..., TextDataModule], targets: tuple[str, ...]
+) -> None:
+    """Those of a head too, which a head of another kind does not take."""
+    fit(tmp_path, text_data(), [RigL(sparsity=0.8, every=2, stop=1.0, targets=targets), ExportPretrained()], 5)
+    masks = load_masks(tmp_path / "export")
+    assert masks is not None
+    options: dict[str, object] = {"config": None, "pretrained": str(tmp_path / "export")}
+    for keep in (True, False):
+        module, root = tiny_bert(keep_sparsity=keep, **options), tmp_path / str(keep)
+        fit(root, text_data(), [ExportPretrained(), RunSummary()], 3, module)
+        summary = json.loads((root / "summary.json").read_text())
+        if keep:
+            assert_identical(dict(load_masks(root / "export") or {}), dict(masks))
+            assert summary["nonzeros"] == summary["parameters"] - sum(int((~mask).sum()) for mask in masks.values())
+        else:
+            assert load_masks(root / "export") is None
+            assert summary["nonzeros"] == summary["parameters"]
 
 
 def test_masks_of_another_shape_are_an_error(tmp_path: Path, sparse_dir: Path, tokenizer_dir: Path) -> None:

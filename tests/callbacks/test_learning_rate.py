@@ -178,3 +178,8 @@ def test_range_test_stops_when_the_loss_diverges(tmp_path: Path, text_data: Data
     result = json.loads((tmp_path / "lr_range_test.json").read_text())
     assert len(result["lr"]) == len(result["loss"]) == (5 if math.isfinite(explosion) else 4)
     assert result["limit_found"]
+
+
+def test_a_cycle_that_rises_in_one_step_is_named(tmp_path: Path, text_data: Data) -> None:
+    with pytest.raises(ValueError, match="pct_start 0.1 of 10 steps is a rise of a single one"):
+        fit(tmp_path, text_data(), [OneCycleLR(max_lr=1e-2, pct_start=0.1)], 10, tiny_bert(lr=None))

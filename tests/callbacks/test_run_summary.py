@@ -10,6 +10,7 @@ import pytest
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
+from torch.utils._python_dispatch import _len_torch_dispatch_stack
 
 import callbacks.run_summary
 from callbacks import (
@@ -309,3 +310,12 @@ def test_a_range_test_that_stops_is_summed_up(tmp_path: Path, text_data: Data) -
 def test_fast_dev_run_writes_no_summary(tmp_path: Path, text_data: Data) -> None:
     fit(tmp_path, text_data(), [RunSummary()], max_steps=1, fast_dev_run=True)
     assert not (tmp_path / "summary.json").exists()
+
+
+def test_a_first_batch_that_fails_leaves_no_counter_behind(tmp_path: Path, text_data: Data) -> None:
+    """Whatever a notebook runs next would go through it."""
+    module = tiny_bert()
+    module.training_step = lambda *_: 1 / 0  # type: ignore[method-assign]
+    with pytest.raises(ZeroDivisionError):
+        fit(tmp_path, text_data(), [RunSummary()], 1, module)
+    assert _len_torch_dispatch_stack() == 0

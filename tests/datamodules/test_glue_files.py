@@ -117,12 +117,39 @@ def test_a_saved_dataset_of_the_hub_is_read_alike(glue_dir: Path, tmp_path: Path
         ({"sentence": ["a", "b"], "label": [1, -1]}, "row 1: column 'label': -1 is not a label"),
         ({"text": ["a"], "label": [1]}, "no column 'sentence'; there are text, label"),
         ({"sentence": ["a", None], "label": [1, 0]}, "row 1: column 'sentence' holds None, not text"),
+        ({"sentence": ["a", "b"], "label": [1.0, 0.5]}, "row 0: column 'label': 1.0 is not a label"),
     ],
 )
 def test_a_row_of_the_hub_that_does_not_fit(tmp_path: Path, columns: dict[str, list[object]], message: str) -> None:
     datasets.Dataset.from_dict(columns).to_parquet(tmp_path / "train.parquet")
     with pytest.raises(ValueError, match=message):
         GlueFiles(GLUE["CoLA"], str(tmp_path)).read("train", True)
+
+
+@pytest.mark.usefixtures("hub_cache")
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        (["not_entailment", "entailment"], [1, 0, 1]),
+        (["Not entailment", "Entailment"], [1, 0, 1]),
+        (["entailment", "not_entailment"], [0, 1, 0]),
+        (["no", "yes"], [0, 1, 0]),  # which say nothing
+    ],
+)
+def test_classes_in_another_order_are_those_of_their_names(tmp_path: Path, names: list[str], labels: list[int]) -> None:
+    columns = {"sentence1": ["a", "b", "c"], "sentence2": ["d", "e", "f"], "label": [0, 1, 0]}
+    data = datasets.Dataset.from_dict(columns).cast_column("label", datasets.ClassLabel(names=names))
+    data.to_parquet(tmp_path / "train.parquet")
+    assert GlueFiles(GLUE["RTE"], str(tmp_path)).read("train", True).labels == labels
+
+
+@pytest.mark.usefixtures("hub_cache")
+def test_a_number_of_the_hub_that_comes_twice(tmp_path: Path) -> None:
+    columns = {"sentence": ["a", "b", "c"], "label": [-1, -1, -1], "idx": [0, 0, 1]}
+    for split in ("train", "test"):
+        datasets.Dataset.from_dict(columns).to_parquet(tmp_path / f"{split}.parquet")
+    with pytest.raises(ValueError, match="column 'idx' holds a number twice"):
+        GlueFiles(GLUE["CoLA"], str(tmp_path)).read("test", False)
 
 
 @pytest.mark.usefixtures("hub_cache")

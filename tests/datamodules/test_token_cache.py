@@ -19,6 +19,7 @@ from transformers import BertTokenizer, PreTrainedTokenizerFast
 
 from datamodules import documents as document_files
 from datamodules import token_cache
+from datamodules.cache import cache_directory
 from datamodules.sources import TextSource, open_source
 from datamodules.token_cache import TextSize, TokenCorpus, TokenStream, _held_out, _splits, token_corpus
 from datamodules.tokenizers import SPECIAL_TOKENS, load_tokenizer
@@ -439,3 +440,10 @@ def test_too_little_text_is_an_error_that_leaves_nothing(
     with pytest.raises(ValueError, match=message):
         build(file)
     assert [path for path in cache_dir.iterdir() if path.suffix != ".lock" and path.name != "digests"] == []
+
+
+def test_the_cache_may_be_in_the_home_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("TRIFECTA_CACHE", raising=False)
+    assert cache_directory("~/c") == tmp_path / "c"
+    assert cache_directory(None) == tmp_path / ".cache" / "trifecta"

@@ -259,6 +259,8 @@ def test_reinitialised_layers(tmp_path: Path, glue_data: Data, encoder_dir: Path
         assert torch.equal(now, weight) is not anew, name
         if anew:
             assert float(now.std()) == pytest.approx(0.02, rel=0.15)
+    with pytest.raises(ValueError, match="limit_train_batches 0.001 of 5 batches leaves none to train on"):
+        finetune(tmp_path, glue_data("CoLA"), module, LinearWarmupDecay(0.25), limit_train_batches=0.001)
     with pytest.raises(ValueError, match="reinitialize_layers from 0 to 2 expected, got 3"):
         finetune(tmp_path, glue_data("CoLA"), SequenceClassifier(str(encoder_dir), reinitialize_layers=3))
 

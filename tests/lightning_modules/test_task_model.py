@@ -324,6 +324,17 @@ def test_tags_in_another_order_start_anew(tmp_path: Path, task_data: Data, encod
         finetune(tmp_path, task_data("CoNLL"), TaskModel(str(path)))
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("task", ["SWAG", "CoNLL"])
+def test_dropout_before_any_head(tmp_path: Path, task_data: Data, saved: Callable[..., str], family: str, task: str) -> None:
+    """Whichever field of its config that head reads."""
+    module = TaskModel(saved(family), dropout=0.37)
+    finetune(tmp_path, task_data(task), module, limit_train_batches=1)
+    encoder = set(module.model.base_model.modules())
+    rates = {m.p for m in module.model.modules() if isinstance(m, torch.nn.Dropout) and m not in encoder}
+    assert rates == {0.37}
+
+
 def test_mistakes_are_one_line(
     tmp_path: Path, task_data: Data, glue_data: Callable[..., GLUEDataModule], encoder_dir: Path
 ) -> None:

@@ -89,6 +89,27 @@ def test_the_random_share_is_a_count() -> None:
     assert int(updated.sum()) == 20
 
 
+@pytest.mark.parametrize("structure", ["unstructured", "rows", "2:4", "4x2"])
+def test_a_share_of_every_group_comes_at_random(structure: str) -> None:
+    """With a share of 1 the gradient has no say, with one of a half it has in half of the places, wherever they are."""
+    kind, generator = parse_structure(structure), torch.Generator().manual_seed(0)
+    shape = (64, 32)
+    mask = kind.expand(kind.select(kind.units(torch.rand(shape, generator=generator)), 1024), shape)
+    keep, chance = (kind.units(torch.rand(shape, generator=generator)) for _ in range(2))
+    gradients = [kind.units(torch.rand(shape, generator=generator)) for _ in range(2)]
+    grown = {
+        share: [drop_and_grow(mask, keep, gradient, 0.3, kind, chance, share) for gradient in gradients]
+        for share in (0.0, 0.5, 1.0)
+    }
+    assert torch.equal(*grown[1.0])
+    other = {share: int((first ^ second).sum()) for share, (first, second) in grown.items()}
+    assert 0.3 * other[0.0] < other[0.5] < 0.7 * other[0.0]
+    half = grown[0.5][0]
+    assert torch.equal(kind.active(half).sum(1), kind.active(mask).sum(1))
+    new = (half & ~mask).view(2, -1).sum(1).tolist()  # in the first rows as many as in the last
+    assert abs(new[0] - new[1]) < 0.3 * sum(new)
+
+
 @pytest.mark.parametrize("method", [RigL, GlobalRigL])
 def test_growth_is_at_random_through_the_first_steps(method: type[RigL]) -> None:
     """From the step on that the share of the run says, the gradient's choice; before it, whatever the gradient is."""

@@ -140,6 +140,18 @@ def test_initial_masks_depend_on_the_seed_and_the_name_alone() -> None:
     assert not torch.equal(first["a"], first["b"])
 
 
+def test_initialization_by_magnitude_takes_any_of_the_weights_that_are_zero() -> None:
+    """A model that is sparser than it is to be: not the first rows of its tensors."""
+    weight = torch.zeros(64, 32)
+    weight[:, 0] = torch.arange(64) + 1.0
+    method = Static(sparsity=0.5, initialization="magnitude")
+    mask = method.initial_masks({"w": weight}, 64 * 32)["w"]
+    assert bool(mask[:, 0].all())
+    rows = mask.sum(1)
+    assert int(rows.sum()) == 64 * 16
+    assert 4 < int(rows.min()) <= int(rows.max()) < 28
+
+
 def test_initialization_by_magnitude_keeps_the_largest() -> None:
     mask = Static(sparsity=0.75, initialization="magnitude").initial_masks(WEIGHTS, 73)["a.weight"]
     weight = WEIGHTS["a.weight"].abs()

@@ -76,11 +76,11 @@ def has_finite_weights(checkpoint: Path) -> bool:
 class FiniteNumbers(Callback):
     """Skips an optimizer step whose loss or gradient is not finite, and ends a run that has too many of them in a row.
 
-    Gradients are looked at after accumulation, the reduction over ranks and unscaling, so that all ranks decide the same without
-    a message; a loss that is not finite is made to reach them. A skipped step counts as one in schedule and data: weights and
-    optimizer state stay, so do masks that need a gradient to move, and what follows is the next batch. Pruning by magnitude
-    (GMP) keeps to its schedule. Under fp16 the scaler skips by itself, as it is meant to,
-    and a step counts only where the loss itself is not finite.
+    Gradients are looked at after accumulation, the reduction over ranks and unscaling, so that all ranks decide the same
+    without a message; a loss that is not finite is made to reach them. A skipped step counts as one in schedule and data:
+    weights and optimizer state stay, so do masks that need a gradient to move, and what follows is the next batch. Pruning by
+    magnitude (GMP) keeps to its schedule. Under fp16 the scaler skips by itself, as it is meant to, and a step counts only
+    where the loss itself is not finite.
 
     It stands before the sparsity callback, which then sees no gradient.
 

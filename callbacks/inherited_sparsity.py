@@ -1,7 +1,7 @@
 """Finetuning what is sparse already."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -27,6 +27,7 @@ class InheritedMasks(methods.Static):
     """
 
     pretrained: str = ""
+    sparsity: float | None = field(default=None, init=False)  # what was found, which is no setting
 
 
 class InheritedSparsity(SparseTraining):
@@ -67,10 +68,10 @@ class InheritedSparsity(SparseTraining):
         masks = MaskSet({**inferred, **{name: mask for name, mask in named.items() if name in matrices}})
         return masks.to_parameters(matrices) if len(masks) else None
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
-        if stage == "fit" and self.found is not None:  # before a checkpoint is compared with it
-            self.method.sparsity = 1 - self.found.density()
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_fit_start(trainer, pl_module)
+        if self.stepping is not None:
+            self.method.sparsity = 1 - self.stepping.density
 
     def begin(self, model: PreTrainedModel, trainer: Trainer) -> SparseStepping:
         """The masks found, under their names in ``model``, and those of the export for a head whose zeros the model has."""

@@ -35,16 +35,17 @@ class InheritedSparsity(SparseTraining):
 
     Args:
         pretrained: ``save_pretrained`` directory or hub id of that model.
+        what: is expected there, in words.
     """
 
-    def __init__(self, pretrained: str) -> None:
+    def __init__(self, pretrained: str, what: str = "model") -> None:
         super().__init__(InheritedMasks(pretrained=pretrained))
-        self.pretrained = pretrained
+        self.pretrained, self.what = pretrained, what
 
     @cached_property
     def saved(self) -> Mapping[str, Tensor]:
         """Masks of the export, by the names that the weights have in its model; none where it brings none."""
-        return load_masks(Path(local_or_hub(self.pretrained, "model"))) or {}
+        return load_masks(Path(local_or_hub(self.pretrained, self.what))) or {}
 
     @cached_property
     def found(self) -> MaskSet | None:
@@ -56,9 +57,12 @@ class InheritedSparsity(SparseTraining):
         Raises:
             ValueError: no model there, or masks that do not fit it.
         """
-        path = local_or_hub(self.pretrained, "model")
-        config, _ = read_config(path, "model")
-        with reading(path, "model"), torch.random.fork_rng(devices=[]):  # or what a run draws next would depend on this look
+        path = local_or_hub(self.pretrained, self.what)
+        config, _ = read_config(path, self.what)
+        with (
+            reading(path, self.what),
+            torch.random.fork_rng(devices=[]),
+        ):  # or what a run draws next would depend on this look
             # what does not fit is for the model itself to name
             encoder = AutoModel.from_pretrained(path, config=config, weights_only=True, ignore_mismatched_sizes=True)
         matrices = {name: weight for name, weight in encoder.named_parameters() if weight.dim() >= 2}

@@ -237,8 +237,8 @@ def _read_hub(dataset: datasets.Dataset, task: GlueTask, where: str, labelled: b
             raise ValueError(f"{where}: row {bad}: column 'idx' holds {index[bad]!r}, not a number")
         return Split(texts, index=index)
     low, high = SCORE_RANGE if task.regression else (0, len(task.classes) - 1)
+    kinds = int | float if task.regression else int
     for row, label in enumerate(columns["label"]):
-        kinds = int | float if task.regression else int
         if not isinstance(label, kinds) or not low <= label <= high:
             raise ValueError(f"{where}: row {row}: column 'label': {label!r} is not a label of {task.name}")
     return Split(texts, labels=_by_name(columns["label"], dataset.features["label"], task))

@@ -57,6 +57,7 @@ class MaskedLanguageModel(TransformerModule[MaskedLMBatch]):
     """
 
     auto = AutoModelForMaskedLM
+    what = "masked language model"
     default_lr = 1e-3
 
     def __init__(
@@ -104,7 +105,7 @@ class MaskedLanguageModel(TransformerModule[MaskedLMBatch]):
         Raises:
             ValueError: no such model there, of an unknown family, or too small for the tokenizer or the sequences.
         """
-        model, new, _ = load_model(AutoModelForMaskedLM, path, "masked language model")
+        model, new, _ = load_model(AutoModelForMaskedLM, path, self.what)
         check_family(model.config.model_type)
         self.check_fit(model.config, path)
         return model, f"{path}: no prediction head there ({new[0]} is missing or of another shape)" if new else None

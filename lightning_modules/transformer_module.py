@@ -29,6 +29,7 @@ class TransformerModule(LightningModule, ABC, Generic[Batch]):
 
     Attributes:
         auto: what kind of model; where the task decides, :meth:`auto_of`.
+        what: it is called in errors.
         default_lr: learning rate where neither the module nor a schedule is given one.
         model: the model.
         unfit: why the model says nothing before it is trained; None where it does.
@@ -36,6 +37,7 @@ class TransformerModule(LightningModule, ABC, Generic[Batch]):
     """
 
     auto: ClassVar[AutoModelClass]
+    what: ClassVar[str] = "model"
     default_lr: ClassVar[float]
 
     def __init__(self, lr: float | None, weight_decay: float) -> None:
@@ -99,7 +101,7 @@ class TransformerModule(LightningModule, ABC, Generic[Batch]):
         pretrained = self.hparams["pretrained"]
         if given or pretrained is None or self.trainer.state.fn != "fit" or not self.hparams["keep_sparsity"]:
             return []
-        inherited = InheritedSparsity(pretrained=pretrained)
+        inherited = InheritedSparsity(pretrained, self.what)
         return [inherited] if inherited.found else []
 
     def load_pretrained(self, path: str) -> PreTrainedModel:

@@ -244,7 +244,7 @@ def test_bad_settings_are_errors(options: dict[str, object], message: str) -> No
     ("options", "message"),
     [
         ({"config": CONFIG | {"model_type": "gpt2"}}, "'gpt2' has no entry for its prediction head"),
-        ({"config": None, "pretrained": "./nowhere"}, r"\./nowhere: no such file or directory, where a model"),
+        ({"config": None, "pretrained": "./nowhere"}, r"\./nowhere: no such file or directory, where a masked"),
     ],
 )
 def test_models_that_cannot_be_had_are_errors(

@@ -58,6 +58,7 @@ class RunRecord:
         pretrained_name: what that model was called then (:func:`model_name`).
         flops_per_step: floating-point operations of an optimizer step over all ranks, a teacher's forward pass included.
         sparse_flops_per_step: of these, the ones that zeros would save if all weights with a mask were zero.
+        saved_flops: operations of all steps that zeros would have saved, each tensor by its own density.
         peak_memory_mb: most memory held.
         matmul: library that multiplies fp32 matrices.
         versions: of Python and of the packages.
@@ -97,6 +98,7 @@ class RunRecord:
     pretrained_name: str | None = None
     flops_per_step: int | None = None
     sparse_flops_per_step: int | None = None
+    saved_flops: int | None = None
     peak_memory_mb: float | None = None
     matmul: str | None = None
     versions: dict[str, str] = field(default_factory=dict)

@@ -62,19 +62,22 @@ def peak_memory_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
-def sparse_flops(model: PreTrainedModel, sparse: SparseStepping, batch: Mapping[str, Tensor]) -> int:
-    """Operations of a micro-batch that zeros would save if all weights with a mask were zero.
+def sparse_flops(model: PreTrainedModel, sparse: SparseStepping, batch: Mapping[str, Tensor]) -> dict[str, int]:
+    """Operations of a micro-batch that zeros would save if all weights of a tensor with a mask were zero, by its name.
 
     A weight of a linear layer takes 6 a position: 2 forward, 2 for the gradient of its input and 2 for its own, which a method
     that keeps what is off (STE, movement) needs whole. The encoder sees every token, the head the predicted ones alone;
     looking up an embedding costs nothing.
     """
     a_weight = 4 if isinstance(sparse.method, methods.KeepPrunedValues) else 6
-    masked = {id(weight) for name, weight in model.named_parameters() if name in sparse.masks}
+    masked = {id(weight): name for name, weight in model.named_parameters() if name in sparse.masks}
     encoder = {id(weight) for weight in encoder_weights(model).values()}
     tokens, predicted = batch["input_ids"].numel(), batch["positions"].numel() if "positions" in batch else 0
-    layers = (layer.weight for layer in model.modules() if isinstance(layer, nn.Linear) and id(layer.weight) in masked)
-    return sum(a_weight * weight.numel() * (tokens if id(weight) in encoder else predicted) for weight in layers)
+    flops = dict.fromkeys(masked.values(), 0)
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear) and (name := masked.get(id(layer.weight))):
+            flops[name] += a_weight * layer.weight.numel() * (tokens if id(layer.weight) in encoder else predicted)
+    return flops
 
 
 class RunSummary(Callback):
@@ -82,12 +85,13 @@ class RunSummary(Callback):
 
     It is the last of a run's callbacks: what the others refuse writes nothing. What has no meaning for a run is absent. Counts
     of tokens and seconds go on across a resume. ``average_density`` is the mean over training of the share of the sparse
-    tensors' weights that are on: what a method costs where zeros cost nothing.
+    tensors' weights that are on; ``saved_flops`` is what a run would not cost where zeros cost nothing, each tensor by itself.
     """
 
     def __init__(self) -> None:
         self.tokens, self.seconds, self.train_seconds = 0, 0.0, 0.0
         self.sequences, self.summed_density = 0, 0.0
+        self.saved_flops = 0.0
         self.results: dict[str, Any] = {}
         self.revision: str | None = None
         self._flops: FlopCounterMode | None = None
@@ -109,10 +113,11 @@ class RunSummary(Callback):
     ) -> None:
         if (sparse := sparse_training(trainer)) is not None:
             sequences = len(batch["input_ids"]) * trainer.world_size  # however a step is divided, now and after a resume
-            self.sequences, self.summed_density = (
-                self.sequences + sequences,
-                self.summed_density + sequences * sparse.density,
-            )
+            self.sequences += sequences
+            self.summed_density += sequences * sparse.density
+            flops = sparse_flops(cast(PreTrainedModel, pl_module.model), sparse, batch)
+            free = sum(flops[name] * (1 - nnz / sparse.masks[name].numel()) for name, nnz in sparse.nnz.items())
+            self.saved_flops += free * trainer.world_size
         if "flops_per_step" not in self.results and not getattr(pl_module.hparams, "compile_encoder", False):
             self._flops = FlopCounterMode(display=False)
             self._flops.__enter__()
@@ -127,7 +132,7 @@ class RunSummary(Callback):
             self.results["flops_per_step"] = self._flops.get_total_flops() * micro_batches
             if (sparse := sparse_training(trainer)) is not None:
                 flops = sparse_flops(cast(PreTrainedModel, pl_module.model), sparse, batch)
-                self.results["sparse_flops_per_step"] = flops * micro_batches
+                self.results["sparse_flops_per_step"] = sum(flops.values()) * micro_batches
             self._flops = None
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -219,6 +224,7 @@ class RunSummary(Callback):
             nonzeros=parameters - zeros,
             sparsity=sparsity_totals(model, sparse),
             average_density=round(self.summed_density / self.sequences, 6) if self.sequences else None,
+            saved_flops=round(self.saved_flops) if self.sequences else None,
             task=(task.trained_on or task.name) if task else None,
             pretrained=pretrained,
             pretrained_name=model_name(pretrained) if pretrained else None,
@@ -238,6 +244,7 @@ class RunSummary(Callback):
             "train_seconds": self.train_seconds,
             "sequences": self.sequences,
             "summed_density": self.summed_density,
+            "saved_flops": self.saved_flops,
             "results": {key: value for key, value in self.results.items() if key != "error"},
         }
 
@@ -245,3 +252,4 @@ class RunSummary(Callback):
         self.tokens, self.results = state_dict["tokens"], dict(state_dict["results"])
         self.seconds, self.train_seconds = state_dict["seconds"], state_dict["train_seconds"]
         self.sequences, self.summed_density = state_dict["sequences"], state_dict["summed_density"]
+        self.saved_flops = state_dict["saved_flops"]

@@ -36,7 +36,7 @@ GLUE_NOTE = (
 )
 COST_NOTE = (
     "FLOPs are those of the matrix products of the whole run. Sparse: what they would be where zeros are free, that is, "
-    "products with sparse tensors times their average density. The dense gradient that RigL needs at each update is left out: "
+    "products with a sparse tensor times its average density. The dense gradient that RigL needs at each update is left out: "
     "once in every ΔT steps. A distilled model's include its teacher's forward passes, but no row's the training of its teacher."
 )
 PUBLISHED_NOTE = (

@@ -150,17 +150,18 @@ def find_row(rows: Sequence[Row], name: str | None, defaults: Sequence[str], opt
 def training_flops(record: RunRecord) -> tuple[float | None, float | None]:
     """Floating-point operations of a run: as it was computed, and where zeros are free; None where it is not known.
 
-    Only products with sparse tensors cost less, by the share of their weights that was on over training. A run that has not
-    recorded how many these are (``sparse_flops_per_step``) is taken as one of sparse encoder matrices, at 6 operations a weight
-    and token, if its embeddings have no zeros; for STE, whose gradients stay dense, that is 2 too cheap.
+    Only products with sparse tensors cost less. A run that has not recorded by how much (``saved_flops``) is taken as one whose
+    sparse tensors have one density, its average; without ``sparse_flops_per_step`` as one of sparse encoder matrices, at 6
+    operations a weight and token, if its embeddings have no zeros; for STE, whose gradients stay dense, that is 2 too cheap.
     """
     if record.flops_per_step is None or not record.steps:
         return None, None
     dense = float(record.flops_per_step * record.steps)
     if record.average_density is None:  # without masks
         return dense, dense if record.nonzeros == record.parameters else None
-    of_sparse = record.sparse_flops_per_step
-    saved = None if of_sparse is None else (1 - record.average_density) * of_sparse * record.steps
+    saved: float | None = record.saved_flops
+    if saved is None and record.sparse_flops_per_step is not None:
+        saved = (1 - record.average_density) * record.sparse_flops_per_step * record.steps
     encoder, embeddings = record.sparsity.get("encoder"), record.sparsity.get("embeddings", 0.0)
     if saved is None and encoder and not embeddings and record.parameters and record.nonzeros and record.tokens:
         saved = (1 - record.average_density) * 6 * (record.parameters - record.nonzeros) / encoder * record.tokens

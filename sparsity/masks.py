@@ -128,10 +128,6 @@ class MaskSet(Mapping[str, Tensor]):
         """Weights that are on, by name."""
         return {name: int(mask.sum()) for name, mask in self._masks.items()}
 
-    def density(self) -> float:
-        """Share of all weights that are on."""
-        return sum(self.nnz().values()) / sum(mask.numel() for mask in self._masks.values())
-
     def to_parameters(self, parameters: Mapping[str, Tensor]) -> "MaskSet":
         """The same masks on the devices of the named parameters; a name or shape that does not fit is an error."""
         moved = {}

@@ -40,7 +40,7 @@ class SparseStepping:
         masks: by name.
         initial_nnz: weights that were on at the start, by name.
         explored: weights that have ever been on, by name.
-        density: share of the weights that is on.
+        nnz: weights that are on now, by name.
         last_update: churn, share explored and the method's progress at the latest mask update; empty before the first.
 
     Raises:
@@ -68,7 +68,7 @@ class SparseStepping:
             size = sum(weight.numel() for weight in self.weights.values())
             masks = method.initial_masks(self.weights, size if scope_size is None else scope_size)
         self.masks, self.explored, self.initial_nnz = masks, MaskSet(masks), masks.nnz()
-        self.density = masks.density()
+        self.nnz = dict(self.initial_nnz)
         self.prune_weights()
 
     def step(self, optimizer: Optimizer, step: int) -> None:
@@ -117,6 +117,11 @@ class SparseStepping:
         """Whether any of the weights has a gradient."""
         return any(weight.grad is not None for weight in self.weights.values())
 
+    @property
+    def density(self) -> float:
+        """Share of the weights that is on."""
+        return sum(self.nnz.values()) / sum(mask.numel() for mask in self.masks.values())
+
     def gradients_are_finite(self) -> bool:
         """Whether no gradient holds an infinity or a NaN."""
         gradients = (self.weights[name].grad for name in self.masks)
@@ -139,7 +144,7 @@ class SparseStepping:
 
     def update(self, step: int, keep_optimizer_state: bool = False) -> None:
         """Put the method's new masks in place. What came and what went starts anew in the optimizer, unless that is kept."""
-        moved = on = ever = torch.zeros((), dtype=torch.long)
+        moved = ever = torch.zeros((), dtype=torch.long)
         tensors = self.tensors(step)
         masks = self.method.update_masks(tensors, step, self.max_steps)
         figures = self.method.progress(step, self.max_steps) | self.method.on_update(tensors, masks)
@@ -151,11 +156,11 @@ class SparseStepping:
                 zero_optimizer_state_(self._optimizer_state.get(weight, {}), changed)
             self.masks.replace(name, updated)
             self.explored.replace(name, self.explored[name] | updated)
-            moved, on = moved + (changed & updated).sum(), on + updated.sum()
-            ever = ever + self.explored[name].sum()
-        size = sum(tensor.mask.numel() for tensor in tensors)
-        self.density = int(on) / size
-        self.last_update = figures | {"churn": int(moved) / max(int(on), 1), "explored": int(ever) / size}
+            moved, ever = moved + (changed & updated).sum(), ever + self.explored[name].sum()
+        counts = torch.stack([mask.sum() for mask in masks]).tolist()  # one wait for the device, however many tensors
+        self.nnz = {tensor.name: count for tensor, count in zip(tensors, counts, strict=True)}
+        on, size = sum(counts), sum(tensor.mask.numel() for tensor in tensors)
+        self.last_update = figures | {"churn": int(moved) / max(on, 1), "explored": int(ever) / size}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a continued run needs, safe to load weights-only."""
@@ -180,7 +185,7 @@ class SparseStepping:
         self.masks = MaskSet.from_state_dict(state["masks"]).to_parameters(self.weights)
         self.explored = MaskSet.from_state_dict(state["explored"]).to_parameters(self.weights)
         self.initial_nnz, self.last_update = dict(state["initial_nnz"]), dict(state["last_update"])
-        self.density = self.masks.density()
+        self.nnz = self.masks.nnz()
         method.nnz, method.seed = dict(state["nnz"]), state["seed"]
         method.memory = {
             kind: {name: tensor.to(self.weights[name].device) for name, tensor in tensors.items()}

@@ -42,6 +42,7 @@ FULL = RunRecord(
     pretrained_name="base",
     flops_per_step=10**15,
     sparse_flops_per_step=10**14,
+    saved_flops=10**17,
     peak_memory_mb=100.5,
     matmul="MKL",
     versions={"torch": "2.13.0"},

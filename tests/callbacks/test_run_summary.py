@@ -25,6 +25,7 @@ from callbacks import (
     ResumeRules,
     RigL,
     RunSummary,
+    SET,
     SparseTraining,
 )
 from cpu import matmul_library
@@ -54,7 +55,7 @@ def test_keys_and_values_of_a_finished_run(tmp_path: Path, text_data: Data) -> N
         limit_val_batches=2,
     )
     summary = read(tmp_path)
-    assert summary.keys() - {"revision"} == ALWAYS | OF_VALIDATION | {"average_density", "sparse_flops_per_step"}
+    assert summary.keys() - {"revision"} == ALWAYS | OF_VALIDATION | {"average_density", "sparse_flops_per_step", "saved_flops"}
     assert summary["status"] == "finished"
     assert (summary["matmul"], summary["seed"]) == (matmul_library(), 0)
     assert (summary["steps"], summary["eval_step"]) == (4, 4)
@@ -128,6 +129,17 @@ def test_flops_that_zeros_would_save_are_those_of_products_with_sparse_tensors(
     encoder = 2 * (4 * hidden * hidden + 2 * hidden * inner)
     head = vocabulary * hidden if table else 0  # the tied table, at the masked positions; the lookup costs nothing
     assert read(tmp_path)["sparse_flops_per_step"] == 2 * operations * (encoder * tokens + head * masked)
+
+
+def test_what_zeros_save_is_that_of_each_tensor_by_its_own_density(tmp_path: Path, text_data: Data) -> None:
+    targets = ("*.encoder.*.weight", "*word_embeddings.weight")
+    sparsity = (0.5 * 16_384 + 0.9 * 3_840) / (16_384 + 3_840)
+    sparse = SET(sparsity=sparsity, targets=targets, sparsities={"*word_embeddings.weight": 0.9})
+    fit(tmp_path, text_data(), [sparse, RunSummary()], max_steps=3, accumulate_grad_batches=2)
+    tokens, masked, hidden, inner, vocabulary = 8 * 16, 8 * 2, 32, 64, 120
+    encoder, table = 2 * (4 * hidden * hidden + 2 * hidden * inner), vocabulary * hidden
+    saved = 3 * 2 * 6 * (0.5 * encoder * tokens + 0.9 * table * masked)
+    assert read(tmp_path)["saved_flops"] == pytest.approx(saved, rel=1e-9)
 
 
 class At(Callback):

@@ -134,6 +134,7 @@ SPARSE = {"flops_per_step": 1000, "steps": 10, "average_density": 0.25, "paramet
         ({"flops_per_step": 1000, "steps": 10, "parameters": 100, "nonzeros": 100}, 10_000, 10_000),
         ({"flops_per_step": 1000, "steps": 10, "parameters": 100, "nonzeros": 50}, 10_000, None),  # masks, but since when
         (SPARSE | {"sparse_flops_per_step": 800}, 10_000, 10_000 - 0.75 * 8000),
+        (SPARSE | {"sparse_flops_per_step": 800, "saved_flops": 1000}, 10_000, 9000),
         # 40 zeros are half of the encoder's 80 weights, each of 6 operations a token
         (SPARSE | {"sparsity": {"encoder": 0.5, "embeddings": 0.0}, "tokens": 20}, 10_000, 10_000 - 0.75 * 6 * 80 * 20),
         (SPARSE | {"sparsity": {"encoder": 0.5, "embeddings": 0.1}, "tokens": 20}, 10_000, None),

@@ -109,7 +109,7 @@ def fit(runs: Path, method: str, extra: list[str]) -> None:
 
 
 def around_updates(method: str, found: dict[str, Any]) -> list[str]:
-    """Means over all updates up to T_end; of what grew, over all that grew."""
+    """Means over all updates up to T_end; the concentration of what grew over all that grew."""
     end = 0.75 * max(map(int, found["losses"]))
     losses = [around for step, around in found["losses"].items() if int(step) <= end and len(around) > len(AFTER)]
     cells = [f"{fmean(around['before'] for around in losses):.3f}"]

@@ -26,7 +26,7 @@ from sparsity.statistics import dead_neurons, dead_rows, replaced
 
 FEED_FORWARD = ("*.intermediate.*", "*.mlp.*", "*.ffn.*")
 """Where a layer's feed-forward matrices are in BERT and RoBERTa, in ModernBERT and in DistilBERT."""
-MANY_DEAD = 0.05  # share of the inputs and outputs of sparse layers, beyond those at the start
+MANY_DEAD = 0.015  # share of the inputs and outputs of sparse layers, beyond those at the start
 
 
 def sparsity_totals(model: PreTrainedModel, sparse: SparseStepping | None) -> dict[str, float]:
@@ -75,6 +75,16 @@ class SparsityMonitor(Callback):
 
     def __init__(self, figures: bool = True, mask: str | None = None, tensors: bool = False) -> None:
         self.figures, self.mask, self.tensors = figures, mask, tensors
+        self._dead: int | None = None  # neurons, when training started
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"dead": self._dead}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._dead = state_dict["dead"]
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._dead = None  # a checkpoint is loaded later
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Refuse to go on dense with a model that is sparse.
@@ -89,7 +99,6 @@ class SparsityMonitor(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._seen: tuple[int, Mapping[str, Tensor]] | None = None
-        self._dead: int | None = None  # neurons, at the start
         self._show(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -22,7 +22,7 @@ MASKS = {
     "share of zeros": ["sparsity/model", "sparsity/encoder", "sparsity/embeddings"],
     "neurons and embedding rows without a weight": ["sparsity/dead_neurons", "sparsity/dead_embedding_rows"],
     "replaced, explored, drop fraction": [".*/churn", ".*/explored", ".*/drop_fraction", ".*/pruned"],
-    "growth: concentration and survival": [".*/growth_concentration", ".*/survival"],
+    "growth: concentration and survival": [".*/growth_concentration.*", ".*/survival"],
 }
 
 

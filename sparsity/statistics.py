@@ -61,13 +61,28 @@ def concentration(mask: Tensor, share: float = 0.05) -> float:
 
     Args:
         mask: (outputs, inputs); 0.0 where it is empty.
-        share: of the rows, and of the columns, that count as the fullest; at least one. A mask drawn at random comes near it.
+        share: of the rows, and of the columns, that count as the fullest; at least one.
     """
     matrix = mask.flatten(1)
     shares = []
     for dim in (0, 1):
         counts = matrix.sum(1 - dim)
         shares.append(float(counts.topk(max(1, round(share * len(counts)))).values.sum()) / max(int(counts.sum()), 1))
+    return sum(shares) / 2
+
+
+def concentration_by_chance(mask: Tensor, share: float = 0.05) -> float:
+    """The :func:`concentration` to expect of a mask with as many weights drawn at random: near ``share`` of many, 1 of a few.
+
+    What a row or a column has of them is nearly Poisson, and the fullest have its upper quantiles.
+    """
+    nnz, shares = int(mask.sum()), []
+    for lines in mask.flatten(1).shape:
+        most, expected = max(1, round(share * lines)), torch.tensor(nnz / lines, dtype=torch.float64)
+        upper = 1 - (torch.arange(most, dtype=torch.float64) + 0.5) / lines
+        counts = torch.arange(int(expected + 10 * expected.sqrt() + 20), dtype=torch.float64)  # no line has more
+        at_most = torch.special.gammaincc(counts + 1, expected)
+        shares.append(min(1.0, float(torch.searchsorted(at_most, upper).sum()) / max(nnz, 1)))
     return sum(shares) / 2
 
 

@@ -14,7 +14,7 @@ from sparsity.masks import top_k_mask
 from sparsity.methods.base import check_same_length
 from sparsity.methods.static import Static
 from sparsity.methods.tensor import SparseTensor
-from sparsity.statistics import concentration
+from sparsity.statistics import concentration, concentration_by_chance
 from sparsity.structures import UNSTRUCTURED, Structure, top_k_of_groups
 
 if TYPE_CHECKING:
@@ -167,11 +167,11 @@ class SET(Static):
         """Where what came is, and whether what came at the update before is still on.
 
         Returns:
-            ``growth_concentration`` (:func:`~sparsity.statistics.concentration` of what came, over all tensors) and, from the
-            second update on, ``survival``, the share of what came at the one before.
+            ``growth_concentration`` (:func:`~sparsity.statistics.concentration` of what came, over all tensors), what it would
+            be ``_by_chance``, and, from the second update on, ``survival``, the share of what came at the one before.
         """
         grown = self.memory.setdefault("grown", {})  # indices of what came last
-        came = stayed = on_top = 0.0
+        came = stayed = on_top = by_chance = 0.0
         total = 0
         for tensor, mask in zip(tensors, updated, strict=True):
             new = mask & ~tensor.mask
@@ -179,8 +179,10 @@ class SET(Static):
                 came, stayed = came + len(before), stayed + float(mask.flatten()[before].sum())
             count = int(new.sum())
             total, on_top = total + count, on_top + count * concentration(new)
+            by_chance += count * concentration_by_chance(new)
             grown[tensor.name] = new.flatten().nonzero().squeeze(1)
-        figures = {"growth_concentration": on_top / total} if total else {}
+        concentrations = {"growth_concentration": on_top, "growth_concentration_by_chance": by_chance}
+        figures = {name: share / total for name, share in concentrations.items()} if total else {}
         return figures | ({"survival": stayed / came} if came else {})
 
     def keep_scores(self, tensor: SparseTensor) -> Tensor:

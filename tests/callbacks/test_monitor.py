@@ -17,6 +17,8 @@ from callbacks import (
     GlobalRigL,
     KnowledgeDistillation,
     OneCycleLR,
+    RandomState,
+    ResumeRules,
     RigL,
     SparseTraining,
     SparsityMonitor,
@@ -56,6 +58,7 @@ def test_tags_and_values(tmp_path: Path, text_data: Data) -> None:
         *("sparsity/model", "sparsity/encoder", "sparsity/embeddings", "kd/loss"),
         *("sparsity/dead_neurons", "sparsity/dead_embedding_rows"),
         *("rigl/drop_fraction", "rigl/churn", "rigl/explored", "rigl/growth_concentration", "rigl/survival"),
+            "rigl/growth_concentration_by_chance",
         *(f"sparsity/{kind}/{name}" for kind in ("density", "replaced") for name in rigl.masks),
     }
     assert {tag: [event.step for event in log.Images(tag)] for tag in log.Tags()["images"]} == {
@@ -193,6 +196,19 @@ def test_a_collapse_is_warned_of_once(tmp_path: Path, text_data: Data, cut: Call
     assert all(
         re.match(r"step 1: 1\d of \d+ inputs and outputs .* 0 when training started", message) for message in messages
     )
+
+
+def test_a_collapse_is_measured_from_the_start_of_the_run_also_across_a_resume(tmp_path: Path, text_data: Data) -> None:
+    """The masks collapse in the first half; what is dead then is more than at the start, not less than when it went on."""
+
+    def callbacks() -> list[Callback]:
+        return [StaticSparsity(targets=(QUERY, WORDS)), SparsityMonitor(), OneCycleLR(), RandomState(), ResumeRules()]
+
+    options = {"val_check_interval": 1, "limit_val_batches": 1}
+    trainer = fit(tmp_path, text_data(), [*callbacks(), Collapse()], max_steps=4, limit_train_batches=1, max_epochs=1)
+    trainer.save_checkpoint(tmp_path / "half.ckpt")
+    with pytest.warns(UserWarning, match="have no active weight, 0 when training started"):
+        fit(tmp_path, text_data(), callbacks(), max_steps=4, ckpt_path=tmp_path / "half.ckpt", **options)
 
 
 def test_a_dense_run_has_no_tags_of_sparsity(tmp_path: Path, text_data: Data) -> None:

@@ -46,10 +46,16 @@ def balanced_gradient_magnitude(weight: Tensor, gradient: Tensor | None, generat
     scores = gradient_magnitude(weight, gradient, generator)
     if scores.dim() < 2:
         return scores
-    relative = scores.flatten(1) / scores.max().clamp(min=torch.finfo(scores.dtype).tiny)  # so that no square underflows
-    squares = relative.square()
-    rows, columns = squares.mean(1, keepdim=True).sqrt(), squares.mean(0, keepdim=True).sqrt()
-    return torch.where(relative > 0, relative / rows / columns * squares.mean().sqrt(), 0.0).view_as(scores)
+    numbers = torch.finfo(scores.dtype)
+    matrix = scores.flatten(1) / scores.max().clamp(min=numbers.tiny)
+    rows, columns, whole = (root_mean_square(matrix, dim) for dim in ((1,), (0,), (0, 1)))
+    return torch.where(matrix > 0, (matrix / rows / columns * whole).clamp(max=numbers.max), 0.0).view_as(scores)
+
+
+def root_mean_square(matrix: Tensor, dim: tuple[int, ...]) -> Tensor:
+    """√mean(x²) over ``dim``, which stays with size 1; of numbers ≥ 0, however small, as each is squared beside its largest."""
+    largest = matrix.amax(dim, keepdim=True).clamp(min=torch.finfo(matrix.dtype).tiny)
+    return largest * (matrix / largest).square().mean(dim, keepdim=True).sqrt()
 
 
 def random(weight: Tensor, gradient: Tensor | None, generator: torch.Generator) -> Tensor:

@@ -1,5 +1,7 @@
 """What grows: the balanced gradient by hand and against outliers, a random share to the unit, and what an update reports."""
 
+from statistics import fmean
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -20,6 +22,14 @@ def test_the_balanced_gradient_by_hand() -> None:
     gradient = torch.tensor([[3.0, -4.0], [0.0, 12.0]])
     expected = torch.tensor([[3 / (12.5 * 4.5) ** 0.5, 4 / (12.5 * 80) ** 0.5], [0.0, 12 / (72 * 80) ** 0.5]])
     torch.testing.assert_close(balanced(gradient), expected * 42.25**0.5)  # the mean of all squares
+
+
+def test_a_row_of_very_small_gradients_is_balanced_as_any_other() -> None:
+    gradient = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
+    gradient[2] *= 1e-25
+    squares = gradient.double().square()
+    expected = gradient.double().abs() * (squares.mean() / squares.mean(1, keepdim=True) / squares.mean(0)).sqrt()
+    torch.testing.assert_close(balanced(gradient).double(), expected, rtol=1e-5, atol=0.0)
 
 
 @given(st.integers(0, 999), st.sampled_from([1e-30, 1.0, 1e30]), st.sampled_from([torch.float32, torch.bfloat16]))
@@ -157,6 +167,16 @@ def test_concentration_is_the_share_of_the_fullest_rows_and_columns() -> None:
     assert statistics.concentration(mask) == pytest.approx((1.0 + 0.2) / 2)
     assert statistics.concentration(torch.zeros(20, 40, dtype=torch.bool)) == 0.0
     assert statistics.concentration(torch.ones(20, 40, dtype=torch.bool)) == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("nnz", [1, 3, 40, 400, 4000])
+def test_concentration_by_chance_is_that_of_masks_drawn_at_random(nnz: int) -> None:
+    found = []
+    for seed in range(50):
+        mask = torch.zeros(100 * 200, dtype=torch.bool)
+        mask[torch.randperm(len(mask), generator=torch.Generator().manual_seed(seed))[:nnz]] = True
+        found.append(statistics.concentration(mask.view(100, 200)))
+    assert statistics.concentration_by_chance(mask.view(100, 200)) == pytest.approx(fmean(found), rel=0.06)
 
 
 def test_an_update_reports_the_survival_of_what_came_before_it() -> None:

@@ -58,7 +58,7 @@ def test_tags_and_values(tmp_path: Path, text_data: Data) -> None:
         *("sparsity/model", "sparsity/encoder", "sparsity/embeddings", "kd/loss"),
         *("sparsity/dead_neurons", "sparsity/dead_embedding_rows"),
         *("rigl/drop_fraction", "rigl/churn", "rigl/explored", "rigl/growth_concentration", "rigl/survival"),
-            "rigl/growth_concentration_by_chance",
+        "rigl/growth_concentration_by_chance",
         *(f"sparsity/{kind}/{name}" for kind in ("density", "replaced") for name in rigl.masks),
     }
     assert {tag: [event.step for event in log.Images(tag)] for tag in log.Tags()["images"]} == {

@@ -37,6 +37,7 @@ class RunRecord:
         tokens_per_second: of training, without validation.
         parameters: of the model.
         nonzeros: parameters that no mask turns off.
+        masks: the method that chose them, with the options that are not its defaults.
         sparsity: share of zeros by the masks, of the ``model``, the ``encoder`` and the ``embeddings``.
         average_density: mean over training of the share of the sparse tensors' weights that were on.
         eval_step: optimizer steps made when what follows was measured.
@@ -78,6 +79,7 @@ class RunRecord:
     tokens_per_second: float | None = None
     parameters: int | None = None
     nonzeros: int | None = None
+    masks: str | None = None
     sparsity: dict[str, float] = field(default_factory=dict)
     average_density: float | None = None
     eval_step: int | None = None

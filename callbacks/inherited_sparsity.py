@@ -26,7 +26,7 @@ class InheritedMasks(methods.Static):
         pretrained: ``save_pretrained`` directory or hub id of that model.
     """
 
-    pretrained: str = ""
+    pretrained: str = field(default="", repr=False)
     sparsity: float | None = field(default=None, init=False)  # what was found, which is no setting
 
 

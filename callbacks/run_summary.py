@@ -222,6 +222,7 @@ class RunSummary(Callback):
             tokens_per_second=round(self.tokens / self.train_seconds, 1) if self.train_seconds else None,
             parameters=parameters,
             nonzeros=parameters - zeros,
+            masks=None if sparse is None else str(sparse.method),
             sparsity=sparsity_totals(model, sparse),
             average_density=round(self.summed_density / self.sequences, 6) if self.sequences else None,
             saved_flops=round(self.saved_flops) if self.sequences else None,

@@ -55,6 +55,11 @@ def frontier_points(rows: Sequence[Row]) -> tuple[list[Point], Loss, list[str]]:
             points.append(Point(row.name, losses, {name: cost for name, cost in costs.items() if cost}))
         elif row.runs:
             complaints.append(f"{row.name} left out: it has no {LOSS_NAMES[loss]}, by which rows are compared here")
+    lengths = sorted({run.length for row in rows if row.losses(loss) for run in row.runs if run.length})
+    if len(lengths) > 1:
+        complaints.append(
+            f"rows of different lengths are compared: of {' and '.join(f'{steps:,}' for steps in lengths)} steps"
+        )
     if not points:
         raise ValueError("nothing to compare: no finished pretraining run with a loss")
     return points, loss, complaints

@@ -19,6 +19,7 @@ from reports.rows import (
     scientific,
     spread,
     training_flops,
+    unpaired,
 )
 from reports.runs import Run
 from reports.tables import Table
@@ -32,7 +33,8 @@ LOSS_NOTE = (
 )
 GLUE_NOTE = (
     "GLUE in percent: maximum / median ± standard deviation of the metric that ranks runs. The mean is over {tasks}, a task with "
-    f"two metrics counting as their mean, with its deviation over the seeds that have all. {DEGENERATE} a run has learnt nothing."
+    f"two metrics counting as their mean, with its deviation over the seeds that have all, and empty where a run has no score. "
+    f"{DEGENERATE} a run has learnt nothing."
 )
 COST_NOTE = (
     "FLOPs are those of the matrix products of the whole run. Sparse: what they would be where zeros are free, that is, "
@@ -57,6 +59,9 @@ def page_tables(runs: Sequence[Run], control: str | None = None) -> tuple[list[T
     """
     rows, complaints = rows_of(runs)
     against = find_row(rows, control, CONTROLS, "--control")
+    complaints += unpaired(rows, against, common_loss(run for row in rows for run in row.runs))
+    if against is None and len(rows) > 1:
+        complaints.append(f"no differences: none of the rows is called {' or '.join(CONTROLS)}; --control names another")
     tables = [rows_table(rows, against), published_table(), tuning_table(runs)]
     return [table for table in tables if table.rows], complaints
 
@@ -128,12 +133,16 @@ def task_cell(row: Row, task: str) -> str:
 
 
 def glue_mean(row: Row, tasks: Sequence[str]) -> str:
-    """Mean over tasks of their mean scores, and its standard deviation over the seeds that have all of them."""
+    """Mean over tasks of their mean scores, and its standard deviation over the seeds that have all of them.
+
+    Empty where a task is missing, or a run has no score, as the correlation of constants: it would count as if it had not been.
+    """
     scores: dict[str, list[tuple[int | None, float]]] = {}
     for task in tasks:
         for run in row.tasks.get(task, []):
-            if metrics := percent(run, task):
-                scores.setdefault(task, []).append((run.record.seed, statistics.fmean(metrics.values())))
+            if not (metrics := percent(run, task)):
+                return ""
+            scores.setdefault(task, []).append((run.record.seed, statistics.fmean(metrics.values())))
     if len(scores) < len(tasks):
         return ""
     whole = statistics.fmean(statistics.fmean(score for _, score in found) for found in scores.values())

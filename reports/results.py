@@ -145,17 +145,21 @@ def results_table(results: Sequence[Result]) -> Table:
 
 
 def spread_table(runs: Iterable[Run]) -> Table:
-    """Every metric of every model and task over its finished runs, degenerate ones included."""
-    rows = []
+    """Every metric of every model and task over its finished runs, degenerate ones included as far as they have it."""
+    rows, notes = [], []
     for (model, task), group in by_row_and_task(runs).items():
         for metric in FINETUNING[task].metrics:
             values = [100 * run.metrics[metric] for run in group if metric in run.metrics]
+            if len(values) < len(group):
+                notes = [
+                    "A correlation of constants is no number: such a run is counted, and in none of its task's figures."
+                ]
             figures = [max(values), *median_mean_std(values)] if values else []
             cells = [f"{value:.2f}" for value in figures] + [""] * (4 - len(figures))
             degenerate = sum(run.degenerate for run in group)
             rows.append([model, task, metric, str(len(group)), *cells, str(degenerate)])
     columns = ["model", "task", "metric", "runs", "max", "median", "mean", "std", "degenerate"]
-    return Table("Finished runs of each task", columns, rows)
+    return Table("Finished runs of each task", columns, rows, notes)
 
 
 def status_of(run: Run) -> str:

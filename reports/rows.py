@@ -36,9 +36,10 @@ class Row:
         return [value for run in self.runs if (value := loss_of(run, loss)) is not None]
 
     def differences(self, control: "Row", loss: Loss) -> list[float]:
-        """Losses minus those of ``control`` for equal seeds, in nats."""
-        theirs = {run.record.seed: loss_of(run, loss) for run in control.runs}
-        pairs = ((loss_of(run, loss), theirs.get(run.record.seed)) for run in self.runs if run.record.seed is not None)
+        """Losses minus those of ``control`` for equal seeds and lengths, in nats."""
+        theirs = {(run.record.seed, run.length): loss_of(run, loss) for run in control.runs}
+        own_runs = (run for run in self.runs if run.record.seed is not None)
+        pairs = ((loss_of(run, loss), theirs.get((run.record.seed, run.length))) for run in own_runs)
         return [own - other for own, other in pairs if own is not None and other is not None]
 
 
@@ -145,6 +146,21 @@ def find_row(rows: Sequence[Row], name: str | None, defaults: Sequence[str], opt
     return (
         by_name[name] if name is not None else next((by_name[default] for default in defaults if default in by_name), None)
     )
+
+
+def unpaired(rows: Sequence[Row], control: Row | None, loss: Loss) -> list[str]:
+    """A line for each row with a loss that has no difference to that of the ``control``."""
+    if control is None:
+        return []
+    complaints = []
+    for row in rows:
+        if row is control or not row.losses(loss) or row.differences(control, loss):
+            continue
+        own, theirs = ({run.length for run in each.runs} for each in (row, control))
+        steps = [" and ".join(f"{length:,}" for length in sorted(lengths)) for lengths in (own, theirs)]
+        reason = f"no seed of {control.name}" if own & theirs else f"{steps[0]} steps, {control.name} {steps[1]}"
+        complaints.append(f"{row.name}: no difference to {control.name}, as it has {reason}")
+    return complaints
 
 
 def training_flops(record: RunRecord) -> tuple[float | None, float | None]:

@@ -111,7 +111,7 @@ def read_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
                 complaints[sweep_file] = f"{sweep_file} skipped, so that rows have the names of what was finetuned: {error}"
                 sweeps[sweep_file] = {}
         runs.append(run_of(file, record, sweep_file, sweeps[sweep_file] if sweep_file else {}))
-    return in_order_of_sweeps(told_apart(runs, sweeps), sweeps), list(complaints.values())
+    return in_order_of_sweeps(by_method(told_apart(runs, sweeps)), sweeps), list(complaints.values())
 
 
 def checked_sweep(sweep: dict[str, Any]) -> dict[str, Any]:
@@ -178,7 +178,41 @@ def kind_of(sweep: dict[str, Any], runs: Iterable[Run]) -> str:
     fits = [run.settings for run in runs if run.task is None and run.stage != TUNE]
     fits = [{key: value for key, value in fit.items() if key != "trainer.max_steps"} for fit in fits]
     texts = sorted({json.dumps(fit, sort_keys=True, default=str) for fit in fits})
-    return json.dumps([*(sweep.get(key, "") for key in ("model", "data.path", "extra")), texts], default=str)
+    extra = without_length(sweep.get("extra") or [])
+    return json.dumps([*(sweep.get(key, "") for key in ("model", "data.path")), extra, texts], default=str)
+
+
+def without_length(options: list[str]) -> list[str]:
+    """Options of a command line without ``--trainer.max_steps``, which two lengths of the same fit have differently."""
+    length = "--trainer.max_steps"
+    return [
+        option
+        for before, option in zip(["", *options], options, strict=False)
+        if length not in (before, option) and not str(option).startswith(f"{length}=")
+    ]
+
+
+def by_method(runs: list[Run]) -> list[Run]:
+    """The runs, with those of an experiment that has several methods called ``cpu_bench, RigL``: they are no seeds of one model.
+
+    Runs of a sweep's row stay one.
+    """
+    methods: dict[str, set[str]] = {}
+    for run in runs:
+        if not (run.row or run.task):
+            methods.setdefault(run.model, set()).add(method_of(run.record))
+
+    def named(run: Run) -> Run:
+        method = method_of(run.record)
+        several = not (run.row or run.task) and len(methods[run.model]) > 1
+        return dataclasses.replace(run, model=f"{run.model}, {method}") if several and method else run
+
+    return [named(run) for run in runs]
+
+
+def method_of(record: RunRecord) -> str:
+    """What a run's model was made sparse by, or ``dense``; empty where the record, of an older version, does not say."""
+    return record.masks or ("dense" if record.parameters is not None and record.nonzeros == record.parameters else "")
 
 
 def name_among(sweep_file: Path, others: Iterable[Path]) -> str:

@@ -23,6 +23,7 @@ FULL = RunRecord(
     parameters=10,
     nonzeros=2,
     sparsity={"model": 0.8, "encoder": 1 / 3},
+    masks="RigL(every=50)",
     average_density=0.2,
     eval_step=4,
     eval_loss=2.1380000000000003,

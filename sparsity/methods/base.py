@@ -5,6 +5,7 @@ A new method is a dataclass that overrides :meth:`SparseMethod.update_due` and :
 :class:`~sparsity.SparseStepping` holds one and runs it.
 """
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
@@ -73,6 +74,16 @@ class SparseMethod:
         self.structures = {pattern: parse_structure(value) for pattern, value in patterns.items()}
         self.nnz: dict[str, int] = {}
         self.memory: dict[str, dict[str, Tensor]] = {}
+
+    def __str__(self) -> str:
+        """The class and the options that are not its defaults, but for how many zeros: ``RigL(growth=balanced_gradient)``."""
+        given = []
+        for option in dataclasses.fields(self):
+            default = option.default if option.default_factory is dataclasses.MISSING else option.default_factory()
+            shown = option.init and option.repr and option.name not in ("sparsity", "nonzeros", "seed")
+            if shown and (value := getattr(self, option.name)) != default:
+                given.append(f"{option.name}={value}")
+        return type(self).__name__ + (f"({', '.join(given)})" if given else "")
 
     def select(self, sparsifiable: Iterable[str]) -> list[str]:
         """Names that match ``targets``; a pattern that matches nothing is an error."""

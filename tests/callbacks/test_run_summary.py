@@ -39,7 +39,7 @@ ALWAYS = {
     *("parameters", "nonzeros", "sparsity", "flops_per_step", "peak_memory_mb", "matmul", "versions", "command"),
 }
 OF_VALIDATION = {"eval_loss", "perplexity", "unigram_loss", "loss_per_word", "loss_per_character", "eval_step"}
-OF_MASKS = {"average_density", "sparse_flops_per_step", "saved_flops"}
+OF_MASKS = {"masks", "average_density", "sparse_flops_per_step", "saved_flops"}
 
 
 def read(root: Path) -> dict[str, Any]:
@@ -58,6 +58,7 @@ def test_keys_and_values_of_a_finished_run(tmp_path: Path, text_data: Data) -> N
     summary = read(tmp_path)
     assert summary.keys() - {"revision"} == ALWAYS | OF_VALIDATION | OF_MASKS
     assert summary["status"] == "finished"
+    assert summary["masks"] == "RigL"
     assert (summary["matmul"], summary["seed"]) == (matmul_library(), 0)
     assert (summary["steps"], summary["eval_step"]) == (4, 4)
     assert summary["tokens"] == 4 * 2 * 8 * 16

@@ -52,3 +52,10 @@ def test_without_a_loss_there_is_nothing_to_compare(tmp_path: Path, write_run: W
     write_run("a", nonzeros=1)
     with pytest.raises(ValueError, match="no finished pretraining run with a loss"):
         frontier_points(rows_of(read_runs([tmp_path])[0])[0])
+
+
+def test_rows_of_different_lengths_are_named(tmp_path: Path, write_trial: WriteRun) -> None:
+    for row, steps in (("dense", 3000), ("SET", 1500)):
+        write_trial(row, row, "pretrain", seed=0, steps=steps, eval_loss=3.0, parameters=10, nonzeros=10)
+    rows, _ = rows_of(read_runs([tmp_path])[0])
+    assert frontier_points(rows)[2] == ["rows of different lengths are compared: of 1,500 and 3,000 steps"]

@@ -172,3 +172,29 @@ def test_points_of_several_options_and_seeds(tmp_path: Path, write_trial: WriteR
 def test_a_diverged_row_has_no_perplexity_that_would_overflow(tmp_path: Path, write_run: WriteRun) -> None:
     write_run("a", seed=0, eval_loss=1000.0)
     assert rows(page(tmp_path)["Results"])["a"]["perplexity"] == "inf"
+
+
+def test_a_dead_run_does_not_raise_the_mean(tmp_path: Path, write_trial: WriteRun) -> None:
+    """Of three seeds two have no correlation: the mean of the other one would be that of a good row."""
+    for seed, pearson in enumerate((0.8, None, None)):
+        scores = {"pearson": pearson, "spearman": pearson}
+        write_trial(f"s{seed}", "SET", "finetune", task="STS-B", metrics=scores, seed=seed, degenerate=pearson is None)
+        write_trial(f"c{seed}", "SET", "finetune", task="CoLA", metrics={"matthews": 0.4}, seed=seed)
+    (found,) = rows(page(tmp_path)["Results"]).values()
+    assert (found["GLUE mean"], found["STS-B pearson"]) == ("", "80.0† (1)")
+
+
+def test_only_runs_of_equal_length_are_compared_and_rows_without_a_partner_are_named(
+    tmp_path: Path, write_trial: WriteRun
+) -> None:
+    write_trial("d", "dense", "pretrain", seed=0, steps=3000, eval_loss=3.0)
+    write_trial("s", "SET", "pretrain", seed=0, steps=1500, eval_loss=3.6)
+    write_trial("r", "RigL", "pretrain", seed=1, steps=3000, eval_loss=3.2)
+    tables, complaints = page_tables(runs_below(tmp_path))
+    assert [row["eval loss − dense"] for row in rows(tables[0]).values()] == ["control", "", ""]
+    assert complaints == [
+        "SET: no difference to dense, as it has 1,500 steps, dense 3,000",
+        "RigL: no difference to dense, as it has no seed of dense",
+    ]
+    tables, complaints = page_tables([run for run in runs_below(tmp_path) if run.model != "dense"])
+    assert complaints == ["no differences: none of the rows is called dense + KD or dense; --control names another"]

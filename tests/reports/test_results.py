@@ -177,6 +177,7 @@ def test_a_score_that_is_no_number_is_no_zero(tmp_path: Path, write_run: WriteRu
     runs = runs_below(tmp_path)
     assert row(results_table(own_results(runs)), "stsb")["STS-B"] == "-10.00/-20.00†"
     assert spread_table(runs).rows[1] == ["stsb", "STS-B", "spearman", "2", "-20.00", "-20.00", "-20.00", "", "2"]
+    assert "counted, and in none of its task's figures" in spread_table(runs).notes[0]
 
 
 def test_eval_loss_is_that_of_the_best_finished_pretraining(tmp_path: Path, write_run: WriteRun) -> None:

@@ -214,3 +214,31 @@ def test_sweeps_of_the_same_name_are_told_apart_by_their_paths(tmp_path: Path, w
         trials = {"x": {"row": "SET", "stage": "pretrain", "settings": {"schedule.max_lr": rate}}}
         (tmp_path / place / "results" / "sweep.json").write_text(json.dumps({"name": "results", "trials": trials}))
     assert [run.model for run in read_runs([tmp_path])[0]] == [f"SET ({tmp_path / place / 'results'})" for place in "ab"]
+
+
+def test_methods_of_one_experiment_are_no_seeds_of_one_model(tmp_path: Path, write_run: WriteRun) -> None:
+    for version, masks in enumerate(("SET", "RigL", "RigL(growth=balanced_gradient)", "SET", None)):
+        write_run("cpu_bench", version, seed=version, masks=masks, parameters=10, nonzeros=2 if masks else 10)
+    write_run("alone", seed=0, masks="SET")
+    write_run("f", task="CoLA", metrics={"matthews": 0.4}, pretrained="runs/cpu_bench/version_0/export")
+    runs, _ = read_runs([tmp_path])
+    assert [run.model for run in runs] == [
+        "alone",
+        "cpu_bench, SET",
+        "cpu_bench, RigL",
+        "cpu_bench, RigL(growth=balanced_gradient)",
+        "cpu_bench, SET",
+        "cpu_bench, dense",
+        "cpu_bench",
+    ]
+
+
+@pytest.mark.parametrize("extra", [["--trainer.max_steps=10"], ["--trainer.max_steps", "10"]])
+def test_sweeps_that_differ_in_length_alone_have_the_same_rows(
+    tmp_path: Path, write_run: WriteRun, extra: list[str]
+) -> None:
+    for name, options in (("long", ["--a=b"]), ("short", ["--a=b", *extra])):
+        write_run(f"{name}/p", seed=0, steps=len(options))
+        trials = {"p": {"row": "dense", "stage": "pretrain"}}
+        (tmp_path / name / "sweep.json").write_text(json.dumps({"name": name, "extra": options, "trials": trials}))
+    assert {run.model for run in read_runs([tmp_path])[0]} == {"dense"}

@@ -197,3 +197,8 @@ def test_an_update_reports_the_survival_of_what_came_before_it() -> None:
             came = after & ~before
             reported.append("survival" in sparse.last_update)
     assert reported == [False, True]
+
+
+def test_a_method_is_named_by_what_is_not_its_default() -> None:
+    assert str(RigL(sparsity=0.9, seed=1)) == "RigL"
+    assert str(GlobalRigL(growth="balanced_gradient", every=50)) == "GlobalRigL(every=50, growth=balanced_gradient)"

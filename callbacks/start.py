@@ -38,6 +38,8 @@ WARNINGS = (
     ".*does not have many workers.*",  # batches are made in milliseconds
     ".*infer the batch indices.*",  # the rows of a submission carry their own
     ".*LeafSpec.*is deprecated.*",  # Lightning on a newer torch
+    ".*all_gather is deprecated.*",  # the same
+    ".*It is recommended to use `self.log.*sync_dist=True.*",  # what is logged of a whole split is of all ranks already
 )
 WORTH_A_LINE = 1.5  # times as fast in bf16
 MEASURED_ROWS = 512  # of a single product: enough to tell that bf16 is slow here, before seconds are spent on a model

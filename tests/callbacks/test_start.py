@@ -1,6 +1,7 @@
 """What a run says when it starts."""
 
 import logging
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from transformers import PreTrainedModel
 
 from callbacks import GMP, LinearWarmupDecay, RandomState, RigL, RunOverview, StaticSparsity
-from callbacks.start import is_news
+from callbacks.start import WARNINGS, is_news
 from datamodules import GLUEDataModule, TextDataModule
 from helpers import CONFIG, fit, tiny_bert, tiny_trainer
 from internals import attention
@@ -222,6 +223,21 @@ def test_only_chatter_is_no_news(message: str, news: bool) -> None:
 def test_a_rank_before_a_message_makes_it_no_news() -> None:
     record = logging.LogRecord("lightning_fabric.utilities.seed", logging.INFO, "", 0, "[rank: 1] Seed set to 0", (), None)
     assert not is_news(record)
+
+
+@pytest.mark.parametrize(
+    ("message", "silent"),
+    [
+        (
+            "It is recommended to use `self.log('val/loss', ..., sync_dist=True)` when logging on epoch level in distributed",
+            True,
+        ),
+        ("torch.distributed.nn.functional.all_gather is deprecated, use torch.distributed._functional_collectives", True),
+        ("step 3: the loss is not finite; the step is skipped", False),
+    ],
+)
+def test_what_lightning_warns_of_on_several_ranks_is_silent(message: str, silent: bool) -> None:
+    assert any(re.match(pattern, message) for pattern in WARNINGS) == silent
 
 
 PROGRAM = """

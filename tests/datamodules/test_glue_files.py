@@ -1,5 +1,6 @@
 """Official TSV files and the hub's layout are read alike; what does not fit is an error with file, line and column."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -107,6 +108,30 @@ def test_a_saved_dataset_of_the_hub_is_read_alike(glue_dir: Path, tmp_path: Path
     splits = {name: as_on_the_hub(task, read_split(glue_dir, task, name)) for name in ("train", "dev", "test")}
     datasets.DatasetDict({"validation": splits.pop("dev")} | splits).save_to_disk(tmp_path / "mrpc")
     assert GlueFiles(task, str(tmp_path / "mrpc")).read("dev", True) == read_split(glue_dir, task, "dev")
+
+
+def test_other_rows_of_the_hub_of_the_same_time_are_seen(tmp_path: Path) -> None:
+    (file := tmp_path / "glue [v1]*" / "cola" / "train.parquet").parent.mkdir(parents=True)  # names are names, never patterns
+    fingerprints = set()
+    for sentence in ("one", "two", "one"):
+        datasets.Dataset.from_dict({"sentence": [sentence], "label": [1]}).to_parquet(file)
+        os.utime(file, (1e9, 1e9))
+        files = GlueFiles(GLUE["CoLA"], str(file.parents[1]))
+        assert files.read("train", True).texts == ([sentence],)
+        fingerprints.add(files.fingerprint("train", Path.read_bytes))
+    assert len(fingerprints) == 2
+
+
+@pytest.mark.parametrize("column", ["sentence", "text"])
+def test_a_split_of_the_hub_is_all_its_files(tmp_path: Path, column: str) -> None:
+    for number, name in enumerate(("sentence", column)):
+        rows = datasets.Dataset.from_dict({name: [f"row {number}"], "label": [number]})
+        rows.to_parquet(tmp_path / f"train-0000{number}-of-00002.parquet")
+    if column == "sentence":
+        assert GlueFiles(GLUE["CoLA"], str(tmp_path)).read("train", True) == Split((["row 0", "row 1"],), labels=[0, 1])
+    else:
+        with pytest.raises(ValueError, match="not all Parquet, or splits of different columns: Schema"):
+            GlueFiles(GLUE["CoLA"], str(tmp_path))
 
 
 @pytest.mark.usefixtures("hub_cache")

@@ -111,7 +111,7 @@ def test_a_saved_dataset_of_the_hub_is_read_alike(glue_dir: Path, tmp_path: Path
 
 
 def test_other_rows_of_the_hub_of_the_same_time_are_seen(tmp_path: Path) -> None:
-    (file := tmp_path / "glue [v1]*" / "cola" / "train.parquet").parent.mkdir(parents=True)  # names are names, never patterns
+    (file := tmp_path / "glue [v1]*" / "cola" / "train.parquet").parent.mkdir(parents=True)  # a name, no pattern
     fingerprints = set()
     for sentence in ("one", "two", "one"):
         datasets.Dataset.from_dict({"sentence": [sentence], "label": [1]}).to_parquet(file)

@@ -7,10 +7,13 @@ may be larger than memory.
 import dataclasses
 import hashlib
 import importlib.metadata
+import re
 import sys
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import datasets
 
@@ -24,6 +27,9 @@ from internals import dataset_fingerprint
 
 DOCSTRINGS = "docstrings"
 ROWS_AT_ONCE = 64
+HUB_NAME = re.compile(r"(train|validation|test)(-\d{5}-of-\d{5}(-\w+)?)?\.\w+(\.gz)?")
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,7 @@ class TextSource:
             ``.txt``, ``.jsonl``, ``.json`` and ``.csv`` may be compressed (``.gz``).
         column: text column of ``.jsonl``, ``.csv``, ``.parquet``, saved and hub datasets.
         name: configuration of a hub dataset, such as ``20220301.en``.
-        split: split of a saved or hub dataset.
+        split: split of a saved or hub dataset, or of a directory in the hub's layout (:func:`by_split`).
         revision: revision of a hub dataset.
     """
 
@@ -79,19 +85,24 @@ def open_source(source: TextSource, cache_dir: Path) -> OpenSource:
 
     Raises:
         FileNotFoundError: what is neither on this machine nor on the hub.
-        ValueError: no readable file in a directory, a missing text column, or bytes that are not UTF-8.
+        ValueError: no readable file in a directory, a missing split or text column, options that mean nothing, or bytes that
+            are not UTF-8.
     """
-    if source.path == DOCSTRINGS:
-        return _open_files(source, [_materialise_docstrings(cache_dir)], cache_dir)
     path = Path(source.path).expanduser()
+    if (source.path == DOCSTRINGS or path.exists()) and (given := source.name or source.revision):
+        raise ValueError(f"{source.path}: name or revision {given!r} is of a data set on the hub, this is on this machine")
+    if source.path == DOCSTRINGS:
+        return _open_files(source, _of_split(source, {"train": [_materialise_docstrings(cache_dir)]}), cache_dir)
     if is_saved(path):
-        return _open_dataset(source, load_saved(path))
+        saved = load_saved(path)
+        splits = saved if isinstance(saved, datasets.DatasetDict) else {str(saved.split or "train"): saved, "train": saved}
+        return _open_dataset(source, _of_split(source, splits))
     if path.is_dir():
-        return _open_files(source, files_below(path), cache_dir)
+        return _open_files(source, _of_split(source, by_split(files_below(path))), cache_dir)
     if path.is_file():
         if suffix_of(path) is None:
             raise ValueError(f"{path}: unknown kind of file; one of {READABLE} expected")
-        return _open_files(source, [path], cache_dir)
+        return _open_files(source, _of_split(source, {"train": [path]}), cache_dir)
     if suffix_of(path):
         raise FileNotFoundError(f"{source.path}: no such file or directory")
     repository = local_or_hub(source.path, "data set", "dataset", source.revision)
@@ -103,11 +114,28 @@ def open_source(source: TextSource, cache_dir: Path) -> OpenSource:
     return _open_dataset(source, dataset)
 
 
-def _open_dataset(source: TextSource, dataset: datasets.Dataset | datasets.DatasetDict) -> OpenSource:
-    if isinstance(dataset, datasets.DatasetDict):
-        if source.split not in dataset:
-            raise ValueError(f"{source.path}: no split {source.split!r}; there are {', '.join(dataset)}")
-        dataset = dataset[source.split]
+def by_split(files: list[Path]) -> dict[str, list[Path]]:
+    """Split → its files, of the files of a directory.
+
+    One that is called as on the hub (``train-00000-of-00002.parquet``, ``train.jsonl``) is of that split where one of another
+    split is beside it; all others are of ``train``.
+    """
+    named = {file: found[1] for file in files if (found := HUB_NAME.fullmatch(file.name.lower()))}
+    splits_beside = Counter(folder for folder, _ in {(file.parent, split) for file, split in named.items()})
+    splits: dict[str, list[Path]] = {}
+    for file in files:
+        split = named[file] if file in named and splits_beside[file.parent] > 1 else "train"
+        splits.setdefault(split, []).append(file)
+    return splits
+
+
+def _of_split(source: TextSource, splits: Mapping[str, T]) -> T:
+    if source.split not in splits:
+        raise ValueError(f"{source.path}: no split {source.split!r}; there are {', '.join(splits)}")
+    return splits[source.split]
+
+
+def _open_dataset(source: TextSource, dataset: datasets.Dataset) -> OpenSource:
     require_column(source.path, source.column, dataset.column_names)
     check_plain(dataset, source.path, [source.column])
     rows = dataset.select_columns([source.column])

@@ -109,6 +109,49 @@ def test_a_directory_is_its_readable_files_in_order_of_their_paths(tmp_path: Pat
     assert documents(tmp_path) == ["one", "two", "three"]
 
 
+@pytest.mark.parametrize("name", ["{}-00000-of-00001.parquet", "{}-00000-of-00001-b42a775f407cee45.parquet", "{}.jsonl"])
+def test_a_directory_in_the_layout_of_the_hub_gives_the_split_that_is_asked_for(tmp_path: Path, name: str) -> None:
+    (tmp_path / "hub" / "data").mkdir(parents=True)
+    for split in ("train", "validation", "test"):
+        file = tmp_path / "hub" / "data" / name.format(split)
+        WRITERS[file.suffix](file, [f"{split} one", f"{split} two"])
+    (tmp_path / "hub" / "more.txt").write_text("of no split")
+    assert documents(tmp_path / "hub") == ["train one", "train two", "of no split"]
+    assert documents(tmp_path / "hub", split="test") == ["test one", "test two"]
+    with pytest.raises(ValueError, match=r"hub: no split 'dev'; there are test, train, validation"):
+        opened(tmp_path / "hub", split="dev")
+
+
+@pytest.mark.parametrize("names", [["a/train.txt", "b/test.txt"], ["a.txt", "test.txt"], ["testing.txt", "train.txt"]])
+def test_a_file_that_is_called_after_a_split_alone_is_of_the_whole(tmp_path: Path, names: list[str]) -> None:
+    for name in names:
+        (tmp_path / "corpus" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "corpus" / name).write_text(name)
+    assert documents(tmp_path / "corpus") == names
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"split": "test"}, "no split 'test'; there are train"),
+        ({"name": "en"}, "name or revision 'en' is of a data set on the hub, this is on this machine"),
+        ({"revision": "main"}, "name or revision 'main' is of a data set on the hub"),
+    ],
+)
+def test_an_option_that_means_nothing_is_refused(tmp_path: Path, options: dict[str, str], message: str) -> None:
+    (tmp_path / "corpus").mkdir()
+    write_txt(tmp_path / "corpus" / "a.txt", TEXTS)
+    datasets.Dataset.from_dict({"text": TEXTS}).save_to_disk(tmp_path / "saved")
+    for path in (tmp_path / "corpus", tmp_path / "corpus" / "a.txt", tmp_path / "saved", "docstrings"):
+        with pytest.raises(ValueError, match=f"^{path}: {message}"):
+            open_source(TextSource(str(path), **options), tmp_path / "cache")
+
+
+def test_a_split_that_was_saved_by_itself_has_its_name(tmp_path: Path) -> None:
+    datasets.Dataset.from_dict({"text": TEXTS}, split="validation").save_to_disk(tmp_path / "saved")
+    assert documents(tmp_path / "saved") == documents(tmp_path / "saved", split="validation") == TEXTS
+
+
 def test_a_long_document_comes_in_pieces_and_stays_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(document_files, "PIECE_CHARACTERS", 10)
     paragraphs = ["first paragraph", "second", "third", "fourth paragraph"]

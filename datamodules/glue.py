@@ -20,7 +20,7 @@ from datamodules.streams import there
 from datamodules.tokenizers import tokenizer_fingerprint
 from objectives.glue import GLUE, GlueTask, glue_task
 
-FORMAT = 2
+FORMAT = 3
 
 
 class SequenceBatch(TypedDict):

@@ -5,6 +5,7 @@ does not fit is an error with file, line and column.
 """
 
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from objectives.glue import GLUE, SCORE_RANGE, GlueTask, plain
 HUB_SPLITS = {"dev": "validation", "diagnostic": "test"}
 EMPTY_SENTENCES = 1e-4  # share of rows that may have one: what thousands of people wrote has slips
 INDEX_DIGITS = 18  # of a 64-bit number
+NAMELESS = re.compile(r"(label_)?\d+|no|yes")  # names of classes that say nothing of the task
 
 
 @dataclass
@@ -91,8 +93,7 @@ def _tsv_files(task: GlueTask, path: Path) -> dict[str, Path]:
     wanted = {"train", *task.dev.values(), *task.test.values()}
     folders = [child for child in sorted(path.iterdir()) if child.is_dir()] if path.is_dir() else []
     own = [folder for folder in folders if folder.name.lower() in _folder_names(task)]
-    others = set().union(*map(_folder_names, GLUE.values())) - _folder_names(task)
-    if path.absolute().name.lower() not in others:
+    if not _is_of_another(task, path):
         own.append(path)
     for folder in own:
         files = {file.stem: file for file in sorted(folder.glob("*.tsv"))}
@@ -103,6 +104,11 @@ def _tsv_files(task: GlueTask, path: Path) -> dict[str, Path]:
     return {}
 
 
+def _is_of_another(task: GlueTask, folder: Path) -> bool:
+    others = set().union(*map(_folder_names, GLUE.values())) - _folder_names(task)
+    return folder.absolute().name.lower() in others
+
+
 def _hub_split(name: str) -> str:
     stem, _, suffix = name.partition("_")
     return "_".join(part for part in (HUB_SPLITS.get(stem, stem), suffix) if part)
@@ -110,7 +116,11 @@ def _hub_split(name: str) -> str:
 
 def _hub_dataset(task: GlueTask, path: str) -> datasets.DatasetDict:
     expected = f"a directory with {task.name}/train.tsv, the hub's {task.hub}/*.parquet, or a hub id"
-    return hub_layout(path, task.hub, task.hub, FileNotFoundError(f"{path}: no {task.name} there; {expected} expected"))
+    missing = FileNotFoundError(f"{path}: no {task.name} there; {expected} expected")
+    local = Path(path).expanduser()
+    if local.exists() and _is_of_another(task, local) and not (local / task.hub).exists():
+        raise missing
+    return hub_layout(path, task.hub, task.hub, missing)
 
 
 def _lines(file: Path) -> Iterator[tuple[int, list[str]]]:
@@ -239,13 +249,18 @@ def _read_hub(dataset: datasets.Dataset, task: GlueTask, where: str, labelled: b
     low, high = SCORE_RANGE if task.regression else (0, len(task.classes) - 1)
     kinds = int | float if task.regression else int
     for row, label in enumerate(columns["label"]):
-        if not isinstance(label, kinds) or not low <= label <= high:
+        if isinstance(label, bool) or not isinstance(label, kinds) or not low <= label <= high:
             raise ValueError(f"{where}: row {row}: column 'label': {label!r} is not a label of {task.name}")
-    return Split(texts, labels=_by_name(columns["label"], dataset.features["label"], task))
+    return Split(texts, labels=_by_name(columns["label"], dataset.features["label"], task, where))
 
 
-def _by_name(labels: list[Any], feature: object, task: GlueTask) -> list[Any]:
-    """Labels as the task numbers them, where the data name the same classes in another order."""
+def _by_name(labels: list[Any], feature: object, task: GlueTask, where: str) -> list[Any]:
+    """Labels as the task numbers them, where the data name its classes in another order; ValueError where they name others."""
     names = [plain(name) for name in feature.names] if isinstance(feature, datasets.ClassLabel) else []
     own = [plain(name) for name in task.class_names]
-    return [own.index(names[label]) for label in labels] if names != own and sorted(names) == sorted(own) else labels
+    if not names or (own and all(map(NAMELESS.fullmatch, names))):
+        return labels
+    if sorted(names) != sorted(own):
+        expected = f"the classes {', '.join(task.class_names)}" if own else "numbers"
+        raise ValueError(f"{where}: column 'label' has the classes {', '.join(names)}; {expected} expected")
+    return [own.index(names[label]) for label in labels]

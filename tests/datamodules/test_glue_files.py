@@ -143,6 +143,7 @@ def test_a_split_of_the_hub_is_all_its_files(tmp_path: Path, column: str) -> Non
         ({"text": ["a"], "label": [1]}, "no column 'sentence'; there are text, label"),
         ({"sentence": ["a", None], "label": [1, 0]}, "row 1: column 'sentence' holds None, not text"),
         ({"sentence": ["a", "b"], "label": [1.0, 0.5]}, "row 0: column 'label': 1.0 is not a label"),
+        ({"sentence": ["a", "b"], "label": [True, False]}, "row 0: column 'label': True is not a label"),
     ],
 )
 def test_a_row_of_the_hub_that_does_not_fit(tmp_path: Path, columns: dict[str, list[object]], message: str) -> None:
@@ -159,6 +160,8 @@ def test_a_row_of_the_hub_that_does_not_fit(tmp_path: Path, columns: dict[str, l
         (["Not entailment", "Entailment"], [1, 0, 1]),
         (["entailment", "not_entailment"], [0, 1, 0]),
         (["no", "yes"], [0, 1, 0]),  # which say nothing
+        (["0", "1"], [0, 1, 0]),
+        (["LABEL_0", "LABEL_1"], [0, 1, 0]),
     ],
 )
 def test_classes_in_another_order_are_those_of_their_names(tmp_path: Path, names: list[str], labels: list[int]) -> None:
@@ -166,6 +169,29 @@ def test_classes_in_another_order_are_those_of_their_names(tmp_path: Path, names
     data = datasets.Dataset.from_dict(columns).cast_column("label", datasets.ClassLabel(names=names))
     data.to_parquet(tmp_path / "train.parquet")
     assert GlueFiles(GLUE["RTE"], str(tmp_path)).read("train", True).labels == labels
+
+
+@pytest.mark.parametrize(
+    ("task", "names", "expected"),
+    [
+        ("RTE", ["False", "True"], "the classes entailment, not_entailment"),
+        ("RTE", ["not_equivalent", "equivalent"], "the classes entailment, not_entailment"),
+        ("STS-B", ["0", "1"], "numbers"),
+    ],
+)
+def test_classes_of_other_names_are_refused(tmp_path: Path, task: str, names: list[str], expected: str) -> None:
+    columns = {"sentence1": ["a", "b"], "sentence2": ["d", "e"], "label": [0, 1]}
+    data = datasets.Dataset.from_dict(columns).cast_column("label", datasets.ClassLabel(names=names))
+    data.to_parquet(tmp_path / "train.parquet")
+    message = f"column 'label' has the classes {', '.join(names).lower()}; {expected} expected"
+    with pytest.raises(ValueError, match=message):
+        GlueFiles(GLUE[task], str(tmp_path)).read("train", True)
+
+
+@pytest.mark.parametrize("task", ["RTE", "WNLI", "STS-B"])
+def test_the_folder_of_another_task_of_the_hub_is_none_of_this_one(hub_dir: Path, task: str) -> None:
+    with pytest.raises(FileNotFoundError, match=f"mrpc: no {task} there"):
+        GlueFiles(GLUE[task], str(hub_dir / "mrpc"))
 
 
 @pytest.mark.usefixtures("hub_cache")

@@ -117,10 +117,8 @@ def _hub_split(name: str) -> str:
 def _hub_dataset(task: GlueTask, path: str) -> datasets.DatasetDict:
     expected = f"a directory with {task.name}/train.tsv, the hub's {task.hub}/*.parquet, or a hub id"
     missing = FileNotFoundError(f"{path}: no {task.name} there; {expected} expected")
-    local = Path(path).expanduser()
-    if local.exists() and _is_of_another(task, local) and not (local / task.hub).exists():
-        raise missing
-    return hub_layout(path, task.hub, task.hub, missing)
+    folders = [task.hub] if _is_of_another(task, Path(path)) else [task.hub, "."]
+    return hub_layout(path, folders, task.hub, missing)
 
 
 def _lines(file: Path) -> Iterator[tuple[int, list[str]]]:

@@ -1,6 +1,7 @@
 """Data sets as the hub has them, or as ``save_to_disk`` wrote them: whole, from their own directory, and of plain values."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +55,12 @@ def check_plain(dataset: datasets.Dataset, where: str, columns: list[str]) -> No
             raise ValueError(f"{where}: column {column!r} is of {type(kind).__name__}, text or numbers expected")
 
 
-def hub_layout(path: str, folder: str, config: str | None, missing: FileNotFoundError) -> datasets.DatasetDict:
+def hub_layout(path: str, folders: Iterable[str], config: str | None, missing: FileNotFoundError) -> datasets.DatasetDict:
     """The splits of a data set: of a directory in the hub's layout or saved by ``save_to_disk``, or of a hub id.
 
     Args:
-        path: the directory, one that has it as ``folder``, or the hub id.
-        folder: a name that the directory may have below ``path``.
+        path: a directory, or the hub id.
+        folders: where below ``path`` the files may lie, the first that has some counts; ``.`` for ``path`` itself.
         config: configuration on the hub; None for the only one.
         missing: raised where there is nothing.
 
@@ -67,7 +68,7 @@ def hub_layout(path: str, folder: str, config: str | None, missing: FileNotFound
         ValueError: what is there is not whole.
     """
     local = Path(path).expanduser()
-    for place in (local / folder, local):
+    for place in (local / folder for folder in folders):
         if (place / "dataset_dict.json").exists():
             return load_saved(place)
         if files := sorted(place.glob("*.parquet")):

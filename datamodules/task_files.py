@@ -32,6 +32,8 @@ _HUB_READERS: Mapping[Kind, Callable[[datasets.Dataset, str, Task, Split], datas
     "choice": read_swag_hub,
     "tag": read_conll_hub,
 }
+CONFIGURATIONS: Mapping[str, str] = {"squad": "plain_text", "swag": "regular"}
+"""Data set on the hub → its configuration, which is also a folder there, where it is not called as the data set is."""
 HUB_SPLITS: Mapping[Split, str] = {"train": "train", "dev": "validation", "test": "test"}
 
 
@@ -41,7 +43,8 @@ class TaskFiles:
     Args:
         task: which task.
         path: directory of the official files, or one that has it under the task's name (``squad/``, ``SWAG/``,
-            ``CoNLL-2003/``); a directory in the hub's layout or saved by ``save_to_disk``; or a hub id.
+            ``CoNLL-2003/``); a directory in the hub's layout, with or without the folder of its configuration (``plain_text/``,
+            ``regular/``), or saved by ``save_to_disk``; or a hub id.
 
     Raises:
         FileNotFoundError: nothing of this task there.
@@ -56,7 +59,9 @@ class TaskFiles:
             endings = "/".join(filter(None, SUFFIXES[task.kind]))
             expected = f"a directory with a train and a dev file ({endings}), Parquet files in the hub's layout, or a hub id"
             missing = FileNotFoundError(f"{path}: no {task.name} there; {expected} expected")
-            self.hub = hub_layout(path, task.hub, "regular" if task.kind == "choice" else None, missing)
+            inner = CONFIGURATIONS.get(task.hub, task.hub)
+            folders = (task.hub, f"{task.hub}/{inner}", ".", inner)
+            self.hub = hub_layout(path, folders, inner if task.kind == "choice" else None, missing)
 
     def __contains__(self, split: Split) -> bool:
         return split in self.official if self.hub is None else HUB_SPLITS[split] in self.hub

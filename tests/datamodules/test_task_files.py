@@ -281,6 +281,19 @@ def test_the_hub_layout_says_the_same(tasks_dir: Path, tmp_path: Path, task: str
         assert read[column] == official[column]
 
 
+@pytest.mark.parametrize("task", BEYOND_GLUE)
+def test_the_folders_of_the_hub(tmp_path: Path, task: str) -> None:
+    """A data set that was cloned has a folder for each configuration, and one may have cloned it below others."""
+    name = beyond_glue(task).hub
+    inner = {"squad": "plain_text", "swag": "regular"}.get(name, name)
+    for place in (tmp_path / "clones" / name / inner, tmp_path / "clone" / inner, tmp_path / "folder"):
+        place.mkdir(parents=True)
+        datasets.Dataset.from_dict({"id": ["a"]}).to_parquet(place / "train-00000-of-00001.parquet")
+        files = TaskFiles(beyond_glue(task), str(tmp_path / place.relative_to(tmp_path).parts[0]))
+        assert "train" in files
+        assert "dev" not in files
+
+
 def test_broken_rows_of_the_hub(tmp_path: Path) -> None:
     faults: list[tuple[str, dict[str, list], str]] = [
         ("SQuAD", {"id": ["a"], "question": ["?"], "context": ["x"]}, r"no column 'answers'"),

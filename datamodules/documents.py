@@ -162,7 +162,7 @@ def _rows(file: Path, column: str) -> Iterator[Row]:
         return iter(())
     if suffix_of(file) == ".parquet":
         return _parquet_rows(file, column)
-    return _csv_rows(file) if suffix_of(file) == ".csv" else _json_rows(file)
+    return _csv_rows(file, column) if suffix_of(file) == ".csv" else _json_rows(file)
 
 
 def _json_rows(file: Path) -> Iterator[Row]:
@@ -200,6 +200,8 @@ def _array_rows(file: Path, lines: TextIO) -> Iterator[tuple[int, object]]:
         position = _BETWEEN_ROWS.match(text, position).end()  # type: ignore[union-attr]  # it matches anything
         line, counted = line + text.count("\n", counted, position), position
         if text.startswith("]", position):
+            if text[position + 1 :].strip():
+                raise _not_json(file, line, ValueError("more behind the end of the array"))
             return
         try:
             row, position = decoder.raw_decode(text, position)
@@ -213,7 +215,7 @@ def _not_json(file: Path, line: int, error: Exception) -> ValueError:
     return ValueError(f"{file}:{line}: not readable as json: {reason}")
 
 
-def _csv_rows(file: Path) -> Iterator[Row]:
+def _csv_rows(file: Path, column: str) -> Iterator[Row]:
     csv.field_size_limit(ROW_CHARACTERS)
     with open_text(file, newline="") as lines:
         reader = csv.reader(lines, strict=True)
@@ -225,6 +227,8 @@ def _csv_rows(file: Path) -> Iterator[Row]:
                     if len(row) != len(header):
                         raise ValueError(f"{file}:{line}: {len(row)} columns, {len(header)} expected ({', '.join(header)})")
                     yield f"{file}:{line}", dict(zip(header, row, strict=True))
+                elif row.count(column) > 1:
+                    raise ValueError(f"{file}:{line}: column {column!r} comes twice")
                 header = header or row
                 line = reader.line_num + 1
         except csv.Error as error:

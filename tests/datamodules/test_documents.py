@@ -79,6 +79,8 @@ def test_a_json_array_is_rows(tmp_path: Path) -> None:
         ('[{"text": "a"},\n{"text": "b"},\n', "a.json:3: not readable as json"),
         ('[{"text": "a"},\n{"text": b"}]', "a.json:2: not readable as json: Expecting value"),
         ('{\n"text": "a"\n}', "a.json:1: not readable as json"),
+        ('[{"text": "a"}\n]\n[{"text": "b"}]\n', "a.json:2: not readable as json: more behind the end of the array"),
+        ('[{"text": "a"}] garbage', "a.json:1: not readable as json: more behind the end of the array"),
     ],
 )
 def test_a_row_of_a_json_array_that_does_not_fit_is_named_by_its_line(tmp_path: Path, text: str, message: str) -> None:
@@ -95,6 +97,7 @@ def test_a_row_of_a_json_array_that_does_not_fit_is_named_by_its_line(tmp_path: 
         ("id,text\n1,a\n" + '2,"b"c\n', "a.csv:3: not readable as csv: ',' expected after '\"'"),
         ("id,text\n1,1.5\n2,-3\n", "a.csv:2: column 'text' holds numbers, not text"),
         ("id,other\n1,a\n", "a.csv: no column 'text'; there are id, other"),
+        ("\ntext,text\na,b\n", "a.csv:2: column 'text' comes twice"),
     ],
 )
 def test_a_row_of_csv_that_does_not_fit_is_named_by_its_first_line(tmp_path: Path, text: str, message: str) -> None:

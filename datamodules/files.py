@@ -9,7 +9,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, TextIO, cast
+from typing import BinaryIO, NoReturn, TextIO, cast
 
 from pytorch_lightning.utilities import rank_zero_warn
 
@@ -30,24 +30,45 @@ def suffix_of(file: Path) -> str | None:
 
 
 def files_below(directory: Path) -> list[Path]:
-    """Files of a directory that are read, in order of their paths.
+    """Files of a directory that are read, in order of their paths, behind links too.
 
     What is hidden, or in a hidden folder, is left out; everything else that is left out is named in one warning.
 
     Raises:
-        ValueError: none of them can be read.
+        OSError: a folder cannot be read.
+        ValueError: none of the files can be read, or one is there with and without ``.gz``.
     """
-    within = ((path.relative_to(directory), path) for path in directory.rglob("*"))
-    visible = sorted(
-        path for below, path in within if not any(part.startswith(".") for part in below.parts) and path.is_file()
-    )
-    files = [file for file in visible if suffix_of(file)]
+    visible = sorted(_visible_below(directory))
+    files = [file for file in visible if suffix_of(file) and file.is_file()]
     if not files:
         raise ValueError(f"{directory}: no {', '.join(SUFFIXES)} file in this directory")
-    if others := [str(file.relative_to(directory)) for file in visible if not suffix_of(file)]:
+    read = set(files)
+    if twice := next((file for file in files if file.with_name(f"{file.name}.gz") in read), None):
+        raise ValueError(f"{directory}: {twice.relative_to(directory)} is there with and without .gz; keep one")
+    if others := [_described(file, directory) for file in visible if file not in read]:
         names = ", ".join(others[:NAMED]) + (", …" if len(others) > NAMED else "")
         rank_zero_warn(f"{directory}: {len(others)} of {len(visible)} files left out ({names}); read are {READABLE}")
     return files
+
+
+def _described(file: Path, directory: Path) -> str:
+    return f"{file.relative_to(directory)}{'' if file.exists() else ', a link to nothing'}"
+
+
+def _visible_below(directory: Path) -> Iterator[Path]:
+    """All that is no folder and not hidden. A folder counts once, however many links lead to it."""
+    seen: set[str] = set()
+    for folder, folders, names in os.walk(directory, onerror=_raise, followlinks=True):
+        if (real := os.path.realpath(folder)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(folder, name) for name in names if not name.startswith("."))
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error
 
 
 def open_bytes(file: Path) -> BinaryIO:

@@ -1,5 +1,6 @@
 """Files of a corpus: which ones are read, and that a digest is of the bytes there are now."""
 
+import errno
 import gzip
 import os
 import warnings
@@ -55,6 +56,47 @@ def test_what_is_left_out_is_named_in_one_warning(tmp_path: Path) -> None:
         f"{tmp_path}: 4 of 5 files left out (b.txt.zst, c.tsv, d.arrow, …); "
         "read are .txt, .jsonl, .json, .csv, .parquet, all but the last also with .gz"
     ]
+
+
+def test_links_are_followed_and_no_folder_is_read_twice(tmp_path: Path) -> None:
+    for name in ("corpus/a.txt", "elsewhere/b.txt", ".hidden/c.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    for name, target in (("linked", "elsewhere"), ("again", "elsewhere"), ("loop", "corpus"), ("shown", ".hidden")):
+        (tmp_path / "corpus" / name).symlink_to(tmp_path / target)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read(tmp_path / "corpus") == ["corpus/a.txt", "elsewhere/b.txt", ".hidden/c.txt"]
+
+
+def test_a_link_to_nothing_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one")
+    (tmp_path / "b.txt").symlink_to(tmp_path / "gone.txt")
+    with pytest.warns(UserWarning, match=r"1 of 2 files left out \(b\.txt, a link to nothing\)"):
+        assert files_below(tmp_path) == [tmp_path / "a.txt"]
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.txt").write_text("one")
+    (tmp_path / "locked").mkdir()
+    scandir = os.scandir
+
+    def refusing(folder: str) -> object:
+        if Path(folder).name == "locked":
+            raise PermissionError(errno.EACCES, "Permission denied", folder)
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refusing)  # chmod does not keep out an administrator
+    with pytest.raises(PermissionError, match="locked"):
+        files_below(tmp_path)
+
+
+def test_a_file_with_and_without_gz_would_be_read_twice(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b.txt").write_text("one")
+    (tmp_path / "a" / "b.txt.gz").write_bytes(gzip.compress(b"one"))
+    with pytest.raises(ValueError, match=r"a/b\.txt is there with and without \.gz; keep one"):
+        read(tmp_path)
 
 
 def test_compressed_text_is_the_same_text(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """CoNLL-2003 as it is distributed (a word a line, columns between spaces), or as the hub has it, becomes columns of sentences."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def read_conll(file: Path, task: Task, split: Split) -> datasets.Dataset:
             that is none.
     """
     sentences, width = Sentences(), 0
-    for number, line in enumerate(decoded(file).split("\n"), 1):
+    for number, line in enumerate(io.StringIO(decoded(file), newline=None), 1):
         where = f"{file}:{number}"
         columns = line.split()
         if not columns:

@@ -18,8 +18,8 @@ def read_swag(file: Path, task: Task, split: Split) -> datasets.Dataset:
     """All rows of an official file, with all of its columns as text, and ``choice``, the right ending, unless it is a test file.
 
     Raises:
-        ValueError: not UTF-8 or CSV, a column missing, a row of another number of cells, an empty first sentence or ending, or
-            a label that is none.
+        ValueError: not UTF-8 or CSV, a column missing, a row of another number of cells that is no empty line, an empty first
+            sentence or ending, or a label that is none.
     """
     reader = csv.reader(io.StringIO(decoded(file), newline=""), strict=True)
     rows: list[list[str]] = []
@@ -27,6 +27,8 @@ def read_swag(file: Path, task: Task, split: Split) -> datasets.Dataset:
     try:
         for row in reader:
             where = f"{file}:{reader.line_num}"
+            if not row:
+                continue
             if header is None:
                 header = _header(row, where, split)
             elif len(row) != len(header):
@@ -53,8 +55,8 @@ def _header(row: list[str], where: str, split: Split) -> list[str]:
 
 
 def _check(row: dict[str, Any], where: str, split: Split) -> None:
-    for column in ("sent1", *ENDINGS):
-        if not isinstance(row[column], str) or not row[column].strip():
+    for column in TEXTS:
+        if not isinstance(row[column], str) or not (row[column].strip() or column == "sent2"):  # which may be empty
             raise ValueError(f"{where} {column!r} is {row[column]!r:.40}, a text expected")
     if split != "test" and str(row["label"]) not in map(str, range(CHOICES)):
         raise ValueError(f"{where} 'label': {row['label']!r:.40} is not one of 0 to {CHOICES - 1}")

@@ -183,11 +183,22 @@ def test_broken_swag(tmp_path: Path, content: str | bytes, message: str) -> None
     refused(beyond_glue("SWAG"), only_file(tmp_path, "train.csv", content), message)
 
 
-def test_swag_is_read_with_its_quotes(tmp_path: Path) -> None:
-    (row,) = TaskFiles(beyond_glue("SWAG"), str(only_file(tmp_path, "train.csv", f"{SWAG_HEADER}\n{SWAG_ROW}\n"))).read(
+@pytest.mark.parametrize("end", ["\n", "\n\n", "\r\n\r\n"])
+def test_swag_is_read_with_its_quotes(tmp_path: Path, end: str) -> None:
+    (row,) = TaskFiles(beyond_glue("SWAG"), str(only_file(tmp_path, "train.csv", f"{SWAG_HEADER}\n{SWAG_ROW}{end}"))).read(
         "train"
     )
     assert (row["sent1"], row["sent2"], row["ending0"], row["choice"]) == ("He sits.", "He", "eats, then", 2)
+
+
+@pytest.mark.parametrize("begun", ["", None])
+def test_a_second_sentence_of_swag_may_be_empty_and_is_there(tmp_path: Path, begun: str | None) -> None:
+    columns = {name: ["x"] for name in SWAG_HEADER.split(",")[1:]} | {"sent2": [begun], "label": [2]}
+    datasets.Dataset.from_dict(columns).to_parquet(tmp_path / "train.parquet")
+    if begun is None:
+        refused(beyond_glue("SWAG"), tmp_path, r"row 0: column 'sent2' is None, a text expected")
+    else:
+        assert TaskFiles(beyond_glue("SWAG"), str(tmp_path)).read("train")["sent2"] == [""]
 
 
 @pytest.mark.realdata
@@ -222,7 +233,10 @@ Bonn NNP I-NP I-LOC
 IOB2 = IOB1.replace("I-ORG", "B-ORG").replace("I-PER", "B-PER").replace("I-LOC", "B-LOC")
 
 
-@pytest.mark.parametrize("content", [IOB1, IOB2, IOB1.replace("\n", "\r\n"), IOB1.replace(" ", "\t"), f"\ufeff{IOB1}\n\n\n"])
+@pytest.mark.parametrize(
+    "content",
+    [IOB1, IOB2, *(IOB1.replace("\n", end) for end in ("\r\n", "\r")), IOB1.replace(" ", "\t"), f"\ufeff{IOB1}\n\n\n"],
+)
 def test_one_rule_reads_both_schemes(tmp_path: Path, content: str) -> None:
     first, second = TaskFiles(beyond_glue("CoNLL"), str(only_file(tmp_path, "eng.train", content))).read("train")
     assert first["words"] == ["U.N.", "official", "Ekeus", "Smith"]

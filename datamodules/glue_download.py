@@ -7,6 +7,7 @@ there already is kept, so that a download that was broken off goes on.
 from pathlib import Path
 
 import datasets
+from pyarrow.parquet import read_metadata
 
 from arguments import OneLineParser, one_line_errors
 from datamodules.glue_files import GlueFiles
@@ -16,7 +17,7 @@ SOURCE = "nyu-mll/glue"
 
 
 def download(directory: Path, task: str, source: str = SOURCE) -> dict[str, int]:
-    """Put one task's splits into ``directory``, whole or not at all; split → rows.
+    """Put one task's splits into ``directory``, whole or not at all; split → rows that are there.
 
     Args:
         directory: of all tasks.
@@ -42,7 +43,7 @@ def download(directory: Path, task: str, source: str = SOURCE) -> dict[str, int]
             partial = kept.with_suffix(".partial")
             rows.to_parquet(partial)
             partial.replace(kept)
-    return {str(split): rows.num_rows for split, rows in files.hub.items()}
+    return {str(split): read_metadata(folder / f"{split}.parquet").num_rows for split in files.hub}
 
 
 def main(arguments: list[str] | None = None) -> None:

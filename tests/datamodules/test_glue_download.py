@@ -44,6 +44,14 @@ def test_a_second_time_keeps_what_is_there(hub: Path, tmp_path: Path) -> None:
     assert [file.stem for file in before if after[file] != before[file]] == ["test"]
 
 
+def test_the_rows_of_what_is_kept_are_counted(hub: Path, tmp_path: Path) -> None:
+    assert download(tmp_path, "CoLA", str(hub))["test"] == 1
+    columns = {"sentence": ["a", "b"], "label": [-1, -1], "idx": [0, 1]}
+    datasets.Dataset.from_dict(columns).to_parquet(hub / "cola" / "test-00000-of-00001.parquet")
+    assert download(tmp_path, "CoLA", str(hub))["test"] == 1
+    assert download(tmp_path / "anew", "CoLA", str(hub))["test"] == 2
+
+
 def test_what_the_source_has_not_is_one_error(hub: Path, tmp_path: Path, glue_dir: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no MRPC there"):
         download(tmp_path, "MRPC", str(hub))

@@ -17,13 +17,13 @@ from datamodules.saved import load_saved
 from datamodules.streams import there
 from datamodules.swag_files import ENDINGS
 from datamodules.task_files import TaskFiles
-from datamodules.tokenizers import tokenizer_fingerprint
+from datamodules.tokenizers import of_single_words, tokenizer_fingerprint
 from datamodules.windows import OUTSIDE, Span, question_limit, windows
 from internals import dataset_fingerprint
 from objectives.beyond_glue import Split, Task, beyond_glue
 from objectives.masked_lm import IGNORE_INDEX
 
-FORMAT = 1
+FORMAT = 2
 EVALUATED = ("char_starts", "char_ends", "question", "word")
 """Columns that only answers need."""
 ENCODED_AT_ONCE = 200  # examples; a long context has many windows
@@ -122,7 +122,8 @@ class TaskDataModule(FinetuningDataModule[Task, TaskBatch]):
             question_limit(self.length, self.stride, tokenizer.num_special_tokens_to_add(pair=True))
         content = files.fingerprint(split, lambda file: content_digest(file, self.cache_dir))
         examples = self.train_examples if split == "train" else None
-        identity = [FORMAT, self.task.name, content, split, tokenizer_fingerprint(tokenizer), window, examples]
+        tokens = [tokenizer_fingerprint(tokenizer), tokenizer.truncation_side]
+        identity = [FORMAT, self.task.name, content, split, tokens, window, examples]
         key = hashlib.blake2b(json.dumps(identity).encode(), digest_size=12).hexdigest()
 
         def build(directory: Path) -> None:
@@ -175,11 +176,11 @@ def tokenise_task(
         columns["length"] = [max(map(len, choices)) for choices in columns["input_ids"]]
         return columns | ({"labels": rows["choice"]} if "choice" in rows else {})
 
-    offset = 0
+    offset, tokenizer_of_words = 0, of_single_words(tokenizer)
 
     def of_words(rows: dict[str, list], numbers: list[int]) -> dict[str, list]:
         nonlocal offset
-        encoded = tokenizer(
+        encoded = tokenizer_of_words(
             rows["words"],
             is_split_into_words=True,
             truncation=True,

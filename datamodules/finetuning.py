@@ -107,6 +107,7 @@ class FinetuningDataModule(LightningDataModule, ABC, Generic[AnyTask, AnyBatch])
             ("eval_batch_size", eval_batch_size, 1),
             ("train_examples", train_examples, 1),
             ("num_workers", num_workers, 0),
+            ("seed", seed, 0),
         ):
             if value is not None and value < least:
                 raise ValueError(f"{name} of {least} or more expected, got {value}")
@@ -137,7 +138,7 @@ class FinetuningDataModule(LightningDataModule, ABC, Generic[AnyTask, AnyBatch])
     def _open(self, stage: str | None) -> None:
         if self.tokenizer_path is None:
             raise ValueError("data.tokenizer is missing: a directory or hub id, usually that of model.pretrained")
-        self.tokenizer = self.tokenizer or load_tokenizer(self.tokenizer_path)
+        self.tokenizer = self.tokenizer or load_tokenizer(self.tokenizer_path, finetuning=True)
         self.open_splits(stage)
 
     def _set_max_steps(self) -> None:

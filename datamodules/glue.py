@@ -117,7 +117,8 @@ class GLUEDataModule(FinetuningDataModule[GlueTask, SequenceBatch]):
     def _tokenised(self, files: GlueFiles, task: GlueTask, name: str, labelled: bool) -> SequenceDataset[SequenceBatch]:
         tokenizer = there(self.tokenizer)
         content = files.fingerprint(name, lambda file: content_digest(file, self.cache_dir))
-        identity = [FORMAT, task.name, content, labelled, tokenizer_fingerprint(tokenizer), self.length]
+        tokens = [tokenizer_fingerprint(tokenizer), tokenizer.truncation_side]
+        identity = [FORMAT, task.name, content, labelled, tokens, self.length]
         key = hashlib.blake2b(json.dumps(identity).encode(), digest_size=12).hexdigest()
 
         def build(directory: Path) -> None:

@@ -1,5 +1,6 @@
 """Tokenizers: loaded from a directory, a ``vocab.txt`` or the hub, or a WordPiece vocabulary trained on the corpus."""
 
+import copy
 import hashlib
 import json
 from collections import Counter
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import BertWordPieceTokenizer
+from tokenizers import BertWordPieceTokenizer, Tokenizer
 from transformers import BertTokenizer, PreTrainedTokenizerFast
 
 from datamodules.cache import build_once
@@ -21,12 +22,16 @@ ALPHABET_SIZE = 1000
 SMALLEST_VOCABULARY = len(SPECIAL_TOKENS) + 26
 
 
-def load_tokenizer(path: str) -> PreTrainedTokenizerFast:
+def load_tokenizer(path: str, finetuning: bool = False) -> PreTrainedTokenizerFast:
     """A fast tokenizer from a ``save_pretrained`` directory, a WordPiece ``vocab.txt`` or a hub id.
+
+    Args:
+        path: of one of these.
+        finetuning: it is to put class and separator tokens around texts and to pad them; else, to mask them.
 
     Raises:
         FileNotFoundError: no such directory or file, and no such id.
-        ValueError: no tokenizer there, or one without mask, separator and class tokens or without a fast version.
+        ValueError: no tokenizer there, or one without the tokens it takes or without a fast version.
     """
     file = Path(path).expanduser()
     if file.suffix == ".txt":
@@ -37,13 +42,26 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerFast:
     tokenizer = read_tokenizer(found)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ValueError(f"{path}: {type(tokenizer).__name__} has no fast version, which the token cache needs")
-    if None in (tokenizer.mask_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id):
+    if not finetuning and None in (tokenizer.mask_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id):
         raise ValueError(f"{path}: a masked language model needs mask, class and separator tokens")
+    if finetuning and None in (tokenizer.pad_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id):
+        raise ValueError(f"{path}: finetuning needs padding, class and separator tokens")
+    if finetuning and not tokenizer.num_special_tokens_to_add(pair=True):
+        raise ValueError(f"{path}: the tokenizer puts no special tokens around a pair of texts: it has no post-processor")
     return tokenizer
 
 
 def _load_vocabulary(file: Path) -> BertTokenizer:
-    entries = file.read_text(encoding="utf-8").split("\n")
+    try:
+        entries = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: not UTF-8: {error}") from error
+    seen: dict[str, int] = {}
+    for line, entry in enumerate(entries, 1):
+        if not entry:
+            raise ValueError(f"{file}: line {line} is empty; one token a line expected")
+        if (first := seen.setdefault(entry, line)) != line:
+            raise ValueError(f"{file}: line {line}: {entry!r} is in line {first} already")
     if missing := [token for token in SPECIAL_TOKENS if token not in entries]:
         raise ValueError(f"{file}: not a WordPiece vocabulary, one token a line: {', '.join(missing)} missing")
     cased = any(entry != entry.lower() for entry in entries if not entry.startswith("["))
@@ -104,8 +122,31 @@ def cached_tokenizer(
     return build_once(
         directory,
         build=lambda to: train_tokenizer(texts, vocabulary_size).save_pretrained(to),
-        load=lambda saved: load_tokenizer(str(saved)),
+        load=_load_saved,
     )
+
+
+def _load_saved(directory: Path) -> PreTrainedTokenizerFast:
+    if not (directory / "tokenizer.json").is_file():  # without it transformers makes one of special tokens alone
+        raise FileNotFoundError(f"{directory}: no tokenizer.json")
+    return load_tokenizer(str(directory))
+
+
+def of_single_words(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """The tokenizer for texts that come as lists of words: a byte-level one puts the space before each that text has there.
+
+    Without ``add_prefix_space`` it would read the words as one.
+    """
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    before = state["pre_tokenizer"] or {}
+    byte_level = [part for part in before.get("pretokenizers", [before]) if part.get("type") == "ByteLevel"]
+    if all(part["add_prefix_space"] for part in byte_level):
+        return tokenizer
+    for part in byte_level:
+        part["add_prefix_space"] = True
+    spaced = copy.deepcopy(tokenizer)
+    spaced.backend_tokenizer.pre_tokenizer = Tokenizer.from_str(json.dumps(state)).pre_tokenizer
+    return spaced
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
@@ -122,12 +163,13 @@ def unknown_share(counts: NDArray[np.int64], tokenizer: PreTrainedTokenizerFast)
 
 
 def vocabulary(tokenizer: PreTrainedTokenizerFast) -> Vocabulary:
-    """What masking needs of a tokenizer; WordPiece marks continuations by ``##``, byte-level BPE word starts by ``Ġ``."""
+    """What masking needs of a tokenizer; WordPiece marks continuations, by ``##``, byte-level BPE word starts, by ``Ġ``."""
     size = len(tokenizer)
     tokens = tokenizer.convert_ids_to_tokens(list(range(size)))
     special = np.isin(np.arange(size), tokenizer.all_special_ids)
-    if any(token.startswith("##") for token in tokens):
-        continues = np.array([token.startswith("##") for token in tokens])
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    if model["type"] == "WordPiece":
+        continues = np.array([token.startswith(model["continuing_subword_prefix"]) for token in tokens])
     else:
         continues = np.array([not token.startswith(("Ġ", "▁")) for token in tokens])
     return Vocabulary(size, tokenizer.mask_token_id, special, continues & ~special)

@@ -174,6 +174,18 @@ def test_tokenizers_that_differ_in_segments_only_may_share_the_cache(
     assert int(opened(glue_data("RTE", cache_dir=cache)).dev[""][[0]]["token_type_ids"].max()) == 1
 
 
+def test_tokenizers_that_cut_at_different_ends_do_not_share_the_cache(
+    glue_data: Data, tokenizer_dir: Path, tmp_path: Path
+) -> None:
+    AutoTokenizer.from_pretrained(tokenizer_dir, truncation_side="left").save_pretrained(tmp_path / "left")
+    options = {"length": 8, "cache_dir": str(tmp_path / "cache")}
+    right, left = (
+        opened(glue_data("CoLA", **options, **own)).dev[""] for own in ({}, {"tokenizer": str(tmp_path / "left")})
+    )
+    cut = [row for row in range(len(right)) if right.lengths[row] == 8]
+    assert any(right.rows[row]["input_ids"] != left.rows[row]["input_ids"] for row in cut)
+
+
 @pytest.mark.parametrize(
     ("options", "steps"),
     [

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import ByteLevelBPETokenizer
+from transformers import PreTrainedTokenizerFast, RobertaTokenizer
 
 from datamodules.tokenizers import (
     ALPHABET_SIZE,
     SPECIAL_TOKENS,
     cached_tokenizer,
     load_tokenizer,
+    of_single_words,
     tokenizer_fingerprint,
     train_tokenizer,
     unknown_share,
@@ -111,6 +114,78 @@ def test_a_text_file_that_is_no_vocabulary_is_refused(tmp_path: Path) -> None:
     (file := tmp_path / "notes.txt").write_text("[PAD]\n[UNK]\nhello world\n")
     with pytest.raises(ValueError, match=r"notes\.txt: not a WordPiece vocabulary.*: \[CLS\], \[SEP\], \[MASK\] missing"):
         load_tokenizer(str(file))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("\n".join([*SPECIAL_TOKENS, "a", "b", "a"]).encode(), "line 8: 'a' is in line 6 already"),
+        ("\n".join([*SPECIAL_TOKENS, "a", "", "b"]).encode(), "line 7 is empty"),
+        ("\n".join([*SPECIAL_TOKENS, "a"]).encode() + b"\n\n", "line 7 is empty"),
+        ("\n".join([*SPECIAL_TOKENS, "größer"]).encode("latin-1"), "not UTF-8"),
+    ],
+)
+def test_a_vocabulary_has_every_token_once(tmp_path: Path, content: bytes, message: str) -> None:
+    (file := tmp_path / "vocab.txt").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"vocab\.txt: {message}"):
+        load_tokenizer(str(file))
+
+
+def test_a_cached_tokenizer_without_its_vocabulary_is_made_again(cache_dir: Path, documents: list[str]) -> None:
+    before = tokenizer_fingerprint(cached_tokenizer(lambda: iter(documents), "text", 100, cache_dir))
+    (file,) = cache_dir.glob("tokenizer-*/tokenizer.json")
+    file.unlink()
+    with pytest.warns(UserWarning, match=r"not whole \(.*no tokenizer.json\); it is made again"):
+        again = cached_tokenizer(lambda: iter(documents), "text", 100, cache_dir)
+    assert tokenizer_fingerprint(again) == before
+
+
+BYTE_LEVEL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+
+
+@pytest.fixture
+def byte_level(documents: list[str]) -> ByteLevelBPETokenizer:
+    """Trained on a text in which ``##`` is a word, as it is in Markdown."""
+    trained = ByteLevelBPETokenizer()
+    trained.train_from_iterator([*documents, "## Heading\n" * 100], 400, special_tokens=BYTE_LEVEL, show_progress=False)
+    return trained
+
+
+def test_a_byte_level_tokenizer_reads_words_as_it_reads_text(tmp_path: Path, byte_level: ByteLevelBPETokenizer) -> None:
+    byte_level.save_model(str(tmp_path))
+    files = {"vocab": str(tmp_path / "vocab.json"), "merges": str(tmp_path / "merges.txt")}
+    tokenizer = RobertaTokenizer(**files)
+    words = ["the", "sparse", "networks"]
+    apart = of_single_words(tokenizer)(words, is_split_into_words=True).input_ids
+    assert apart == tokenizer(" " + " ".join(words)).input_ids
+    assert tokenizer(words, is_split_into_words=True).input_ids != apart  # the one given is as it was
+    spaced = RobertaTokenizer(**files, add_prefix_space=True)
+    assert of_single_words(spaced) is spaced
+
+
+def test_continuations_are_those_of_the_tokenizers_model(byte_level: ByteLevelBPETokenizer) -> None:
+    special = dict(zip(("cls_token", "pad_token", "sep_token", "unk_token", "mask_token"), BYTE_LEVEL, strict=True))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=byte_level._tokenizer, **special)
+    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    assert any(token.startswith("##") for token in tokens)
+    continues = [token not in BYTE_LEVEL and not token.startswith("Ġ") for token in tokens]
+    assert vocabulary(tokenizer).continues_word.tolist() == continues
+
+
+def test_finetuning_needs_padding_and_special_tokens_and_no_mask(
+    tmp_path: Path, byte_level: ByteLevelBPETokenizer, tokenizer_dir: Path
+) -> None:
+    special = {"cls_token": "<s>", "sep_token": "</s>", "unk_token": "<unk>"}
+    PreTrainedTokenizerFast(tokenizer_object=byte_level._tokenizer, **special).save_pretrained(tmp_path / "no_pad")
+    with pytest.raises(ValueError, match="no_pad: finetuning needs padding, class and separator tokens"):
+        load_tokenizer(str(tmp_path / "no_pad"), finetuning=True)
+    bare = PreTrainedTokenizerFast(tokenizer_object=byte_level._tokenizer, pad_token="<pad>", **special)
+    bare.save_pretrained(tmp_path / "bare")
+    with pytest.raises(ValueError, match="bare: the tokenizer puts no special tokens around a pair of texts"):
+        load_tokenizer(str(tmp_path / "bare"), finetuning=True)
+    with pytest.raises(ValueError, match="a masked language model needs mask, class and separator tokens"):
+        load_tokenizer(str(tmp_path / "bare"))
+    assert load_tokenizer(str(tokenizer_dir), finetuning=True).mask_token_id is not None
 
 
 def test_a_tokenizer_that_is_not_there_is_named(tmp_path: Path) -> None:

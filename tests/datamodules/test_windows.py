@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from benchmarks.finetuning import packaged_minilm
+from datamodules.tokenizers import train_tokenizer
 from datamodules.windows import OUTSIDE, Span, question_limit, windows
 
 PIECES = (
@@ -41,6 +42,15 @@ def recovered(found: dict, context: str) -> list[str]:
     """The text of the gold span in every window that has one."""
     spans = zip(found["labels"], found["char_starts"], found["char_ends"], strict=True)
     return [context[starts[first] : ends[last]] for (first, last), starts, ends in spans if (first, last) != (0, 0)]
+
+
+@pytest.mark.parametrize("context", ["राहुल एक हिन्दु व्यक्ति है और वह दिल्ली में रहता है", "ภาษา ไทย เป็น ภาษา ที่ มี ใน นี้"])
+def test_vowel_signs_are_part_of_an_answer_whatever_their_combining_class(context: str) -> None:
+    """Devanagari and Thai have marks of class 0, which are stripped with the accents."""
+    tokenizer = train_tokenizer(lambda: iter([context] * 20), 200)
+    for word in context.split():
+        answer = Span(context.index(word), context.index(word) + len(word))
+        assert recovered(windows(["which?"], [context], [answer], tokenizer, 64, 8), context) == [word]
 
 
 @settings(max_examples=80, deadline=None)

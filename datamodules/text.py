@@ -137,8 +137,9 @@ class TextDataModule(LightningDataModule):
         for name, value in (("eval_batch_size", eval_batch_size), ("eval_sequences", eval_sequences)):
             if value is not None and value < 1:
                 raise ValueError(f"{name} of 1 or more, or null, expected, got {value}")
-        if num_workers < 0:
-            raise ValueError(f"num_workers of 0 or more expected, got {num_workers}")
+        for name, number in (("num_workers", num_workers), ("seed", seed)):
+            if number is not None and number < 0:
+                raise ValueError(f"{name} of 0 or more expected, got {number}")
         self.sources = text_sources(path, column)
         own = {"validation": validation_path, "test": test_path}
         self.texts = {split: text_sources(text, column) for split, text in own.items() if text is not None}
@@ -156,6 +157,7 @@ class TextDataModule(LightningDataModule):
         self.tokenizer: PreTrainedTokenizerFast | None = None
         self._corpus: TokenCorpus | None = None
         self._own: dict[str, TokenStream] = {}
+        self._compared: set[str] = set()
 
     @property
     def corpus(self) -> TokenCorpus:
@@ -203,7 +205,7 @@ class TextDataModule(LightningDataModule):
                     self._own[split] = self._tokens(opened, split).train  # all of it
                 except ValueError as error:
                     raise ValueError(f"{split}_path: {error}") from error
-                self._warn_of_trained_on(split)
+        self._warn_of_trained_on()
 
     def _tokens(self, sources: list[OpenSource], name: str, *shares: float) -> TokenCorpus:
         tokenizer = there(self.tokenizer)
@@ -215,11 +217,13 @@ class TextDataModule(LightningDataModule):
             )
         return corpus
 
-    def _warn_of_trained_on(self, split: str) -> None:
-        """Say it where documents of a text of its own are in the training split too: what is known by heart is no test."""
-        documents = self._own[split].digests
-        if self._corpus is not None and (shared := int(np.isin(documents, self._corpus.train.digests).sum())):
-            rank_zero_warn(f"{shared:,} of the {len(documents):,} documents of {split}_path are also trained on")
+    def _warn_of_trained_on(self) -> None:
+        """Say it once of each text of its own whose documents are in the training split too: known by heart is no test."""
+        for split in self._own.keys() - self._compared if self._corpus is not None else ():
+            documents = self._own[split].digests
+            if shared := int(np.isin(documents, self.corpus.train.digests).sum()):
+                rank_zero_warn(f"{shared:,} of the {len(documents):,} documents of {split}_path are also trained on")
+            self._compared.add(split)
 
     def _tokenizer(self, sources: list[OpenSource]) -> PreTrainedTokenizerFast:
         if self.tokenizer_path is not None:

@@ -62,7 +62,7 @@ def masked_lm_loss(logits: Tensor, labels: Tensor, reduction: str = "mean") -> T
     Args:
         logits: (N, vocabulary).
         labels: N token ids, any shape.
-        reduction: ``mean`` over the labels that count, or ``sum``.
+        reduction: ``mean`` over the labels that count, 0 where none does, or ``sum``.
     """
     labels = labels.flatten()
     counted = labels != IGNORE_INDEX
@@ -74,7 +74,7 @@ def masked_lm_loss(logits: Tensor, labels: Tensor, reduction: str = "mean") -> T
         gradient.scatter_(1, correct[rows], q.gather(1, correct[rows]) - 1)
         return losses
 
-    share = counted / counted.sum() if reduction == "mean" else counted
+    share = counted / counted.sum().clamp(min=1) if reduction == "mean" else counted
     return weighted_row_loss(logits, share, cross_entropy)
 
 

@@ -95,6 +95,7 @@ CASES: dict[str, list[tuple[tuple[str, ...], str]]] = {
         ((*FIT, "--data.length=2"), "length"),
         ((*FIT, "--data.batch_size=0"), "batch_size"),
         ((*FIT, "--data.num_workers=-1"), "num_workers"),
+        ((*FIT, "--data.seed=-1"), "error: seed of 0 or more expected, got -1"),
         ((*FIT, "--data.validation_share=2"), "validation_share"),
         ((*FIT, "--data.masking.rate=2"), "error: masking rate in (0, 1]"),
         ((*FIT, "--data.tokenizer={in}/file"), "file: no tokenizer there"),

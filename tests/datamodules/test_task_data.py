@@ -129,6 +129,7 @@ def test_predict_answers_the_test_set_or_else_the_development_set(task_data: Dat
         ({"task": "MRPC"}, r"no task beyond GLUE 'MRPC'; there are SQuAD, SQuAD2, SWAG, CoNLL"),
         ({"stride": -1}, r"stride of 0 or more expected, got -1"),
         ({"batch_size": 0}, r"batch_size of 1 or more expected, got 0"),
+        ({"seed": -1}, r"seed of 0 or more expected, got -1"),
     ],
 )
 def test_bad_settings(task_data: Data, options: dict[str, object], message: str) -> None:

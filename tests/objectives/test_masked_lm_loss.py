@@ -105,3 +105,10 @@ def test_unigram_loss_is_the_entropy_on_its_own_distribution() -> None:
     p = (counts + 1) / (counts + 1).sum()
     mean = unigram_loss(unigram_log_probabilities(counts), labels).item() / len(labels)
     assert mean == pytest.approx(-(p * p.log()).sum().item(), abs=1e-6)
+
+
+def test_a_batch_without_a_label_weighs_nothing() -> None:
+    logits = torch.randn(3, VOCABULARY, requires_grad=True)
+    loss = masked_lm_loss(logits, torch.full((3,), IGNORE_INDEX))
+    loss.backward()
+    assert (loss.item(), logits.grad.abs().max().item()) == (0.0, 0.0)

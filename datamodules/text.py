@@ -219,9 +219,11 @@ class TextDataModule(LightningDataModule):
 
     def _warn_of_trained_on(self) -> None:
         """Say it once of each text of its own whose documents are in the training split too: known by heart is no test."""
-        for split in self._own.keys() - self._compared if self._corpus is not None else ():
+        if self._corpus is None:
+            return
+        for split in sorted(self._own.keys() - self._compared):
             documents = self._own[split].digests
-            if shared := int(np.isin(documents, self.corpus.train.digests).sum()):
+            if shared := int(np.isin(documents, self._corpus.train.digests).sum()):
                 rank_zero_warn(f"{shared:,} of the {len(documents):,} documents of {split}_path are also trained on")
             self._compared.add(split)
 

@@ -112,6 +112,18 @@ def test_a_text_of_its_own_is_a_whole_split_and_nothing_is_held_out_for_it(text_
     assert column["train"].size == column["validation"].size == both["test"].size
 
 
+@pytest.mark.parametrize("stages", [("fit", "test"), ("validate", "fit", "test"), ("test", "validate", "fit")])
+def test_what_is_trained_on_is_said_once_whatever_is_opened_first(
+    text_data: Data, dev_text: Path, stages: tuple[str, ...]
+) -> None:
+    data = text_data(path=str(dev_text), validation_path=str(dev_text), test_path=str(dev_text), column="body")
+    with pytest.warns(UserWarning, match="also trained on") as caught:
+        [attach(data, stage=stage) for stage in stages]
+    assert sorted(str(warning.message) for warning in caught) == [
+        f"1 of the 1 documents of {split}_path are also trained on" for split in ("test", "validation")
+    ]
+
+
 def test_the_vocabulary_is_that_of_the_training_text(corpus: Path, dev_text: Path, cache_dir: Path) -> None:
     options = {"vocabulary_size": 200, "cache_dir": str(cache_dir)}
     own = [{"path": str(dev_text), "column": "body"}]

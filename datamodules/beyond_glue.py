@@ -23,7 +23,7 @@ from internals import dataset_fingerprint
 from objectives.beyond_glue import Split, Task, beyond_glue
 from objectives.masked_lm import IGNORE_INDEX
 
-FORMAT = 2
+FORMAT = 3
 EVALUATED = ("char_starts", "char_ends", "question", "word")
 """Columns that only answers need."""
 ENCODED_AT_ONCE = 200  # examples; a long context has many windows

@@ -53,7 +53,7 @@ def with_marks(context: str, ends: NDArray[np.int64]) -> NDArray[np.int64]:
         return ends
     moved = ends.copy()
     for number, end in enumerate(ends.tolist()):
-        while 0 < end < len(context) and (unicodedata.category(context[end]) == "Mn" or context[end] in _JOINERS):
+        while 0 < end < len(context) and (unicodedata.category(context[end]).startswith("M") or context[end] in _JOINERS):
             end += 1
         moved[number] = end
     return moved

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import normalizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from benchmarks.finetuning import packaged_minilm
@@ -48,6 +49,16 @@ def recovered(found: dict, context: str) -> list[str]:
 def test_vowel_signs_are_part_of_an_answer_whatever_their_combining_class(context: str) -> None:
     """Devanagari and Thai have marks of class 0, which are stripped with the accents."""
     tokenizer = train_tokenizer(lambda: iter([context] * 20), 200)
+    for word in context.split():
+        answer = Span(context.index(word), context.index(word) + len(word))
+        assert recovered(windows(["which?"], [context], [answer], tokenizer, 64, 8), context) == [word]
+
+
+def test_marks_that_take_room_are_part_of_an_answer_too() -> None:
+    """ALBERT's tokenizer strips marks of every kind, BERT's the others alone."""
+    context = "वह हिन्दी भाषा में गाता है"
+    tokenizer = train_tokenizer(lambda: iter([context] * 20), 200)
+    tokenizer.backend_tokenizer.normalizer = normalizers.Sequence([normalizers.NFKD(), normalizers.StripAccents()])
     for word in context.split():
         answer = Span(context.index(word), context.index(word) + len(word))
         assert recovered(windows(["which?"], [context], [answer], tokenizer, 64, 8), context) == [word]

@@ -48,6 +48,8 @@ def load_tokenizer(path: str, finetuning: bool = False) -> PreTrainedTokenizerFa
         raise ValueError(f"{path}: finetuning needs padding, class and separator tokens")
     if finetuning and not tokenizer.num_special_tokens_to_add(pair=True):
         raise ValueError(f"{path}: the tokenizer puts no special tokens around a pair of texts: it has no post-processor")
+    if finetuning and tokenizer("", "").input_ids[0] != tokenizer.cls_token_id:
+        raise ValueError(f"{path}: finetuning needs the class token before a text, where the tokenizer does not put it")
     return tokenizer
 
 

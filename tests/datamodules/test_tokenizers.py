@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tokenizers import ByteLevelBPETokenizer
+from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast, RobertaTokenizer
 
 from datamodules.tokenizers import (
@@ -186,6 +187,17 @@ def test_finetuning_needs_padding_and_special_tokens_and_no_mask(
     with pytest.raises(ValueError, match="a masked language model needs mask, class and separator tokens"):
         load_tokenizer(str(tmp_path / "bare"))
     assert load_tokenizer(str(tokenizer_dir), finetuning=True).mask_token_id is not None
+
+
+def test_finetuning_needs_the_class_token_first(tmp_path: Path, byte_level: ByteLevelBPETokenizer) -> None:
+    special = {"cls_token": "<s>", "sep_token": "</s>", "pad_token": "<pad>"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=byte_level._tokenizer, **special)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="$A </s> <s>", pair="$A </s> $B </s> <s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    tokenizer.save_pretrained(tmp_path / "last")
+    with pytest.raises(ValueError, match="last: finetuning needs the class token before a text"):
+        load_tokenizer(str(tmp_path / "last"), finetuning=True)
 
 
 def test_a_tokenizer_that_is_not_there_is_named(tmp_path: Path) -> None:

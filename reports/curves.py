@@ -30,7 +30,7 @@ class Curves:
 
 
 def read_curves(rows: Sequence[Row]) -> tuple[list[Curves], list[str]]:
-    """The curves of each row's first seed, and a line for each row that has none.
+    """The curves of each row's first seed that has logged losses, and a line for each row without any.
 
     Raises:
         ValueError: no row has any.
@@ -39,12 +39,14 @@ def read_curves(rows: Sequence[Row]) -> tuple[list[Curves], list[str]]:
     for row in rows:
         if not row.runs:
             continue
-        run = min(row.runs, key=lambda run: (run.record.seed is None, run.record.seed or 0))
-        scalars = logged_scalars(run.directory)
-        if scalars[TRAIN] or scalars[VALIDATION]:
+        runs = sorted(row.runs, key=lambda run: (run.record.seed is None, run.record.seed or 0))
+        logged = (logged_scalars(run.directory) for run in runs)
+        if scalars := next((losses for losses in logged if losses[TRAIN] or losses[VALIDATION]), None):
             curves.append(Curves(row.name, scalars[TRAIN], scalars[VALIDATION]))
         else:
-            complaints.append(f"{run.directory} left out: no TensorBoard events or metrics.csv with {TRAIN} or {VALIDATION}")
+            complaints.append(
+                f"{runs[0].directory} left out: no TensorBoard events or metrics.csv with {TRAIN} or {VALIDATION}"
+            )
     if not curves:
         raise ValueError("; ".join(complaints[:1]) or "no finished pretraining run")
     return curves, complaints

@@ -162,7 +162,10 @@ def curves_figure(curves: Sequence[Curves]) -> Figure:
         margin = 0.05 * (max(later) - min(later)) or 0.1
         axes.set_ylim(min(later) - margin, max(later) + margin)
     figure.suptitle(
-        "Loss over training, first seed of each row; a distilled row trains on another loss", fontsize=11, x=0.01, ha="left"
+        "Loss over training, first logged seed of each row; a distilled row trains on another loss",
+        fontsize=11,
+        x=0.01,
+        ha="left",
     )
     for axes, lines in zip(stacked, panels.values(), strict=True):
         ends = [(max(line), line[max(line)]) for line in lines.values()]

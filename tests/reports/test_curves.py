@@ -29,6 +29,13 @@ def test_the_first_seed_of_each_row_by_its_events(tmp_path: Path, write_run: Wri
     assert complaints == [f"{nothing} left out: no TensorBoard events or metrics.csv with train/loss or val/loss"]
 
 
+def test_a_seed_whose_log_is_gone_gives_way_to_the_next(tmp_path: Path, write_run: WriteRun) -> None:
+    write_run("a", 0, seed=0)
+    write_events(write_run("a", 1, seed=1), TRAIN, {10: 2.5})
+    ((curve,), complaints) = read_curves(rows_of(read_runs([tmp_path])[0])[0])
+    assert (curve.train, complaints) == ({10: 2.5}, [])
+
+
 def test_a_run_that_was_continued_has_one_curve(tmp_path: Path) -> None:
     """Steps that were made twice have the later loss."""
     (tmp_path / "csv" / "version_0").mkdir(parents=True)

@@ -59,11 +59,8 @@ class InheritedSparsity(SparseTraining):
         """
         path = local_or_hub(self.pretrained, self.what)
         config, _ = read_config(path, self.what)
-        with (
-            reading(path, self.what),
-            torch.random.fork_rng(devices=[]),
-        ):  # or what a run draws next would depend on this look
-            # what does not fit is for the model itself to name
+        # what a run draws next does not depend on this look, and what does not fit is for the model itself to name
+        with reading(path, self.what), torch.random.fork_rng(devices=[]):
             encoder = AutoModel.from_pretrained(path, config=config, weights_only=True, ignore_mismatched_sizes=True)
         matrices = {name: weight for name, weight in encoder.named_parameters() if weight.dim() >= 2}
         named = {name.removeprefix(f"{encoder.base_model_prefix}."): mask for name, mask in self.saved.items()}

@@ -91,9 +91,11 @@ class RunSummary(Callback):
     def __init__(self) -> None:
         self.tokens, self.seconds, self.train_seconds = 0, 0.0, 0.0
         self.sequences, self.summed_density = 0, 0.0
-        self.saved_flops = 0.0
+        self.saved_flops: float | None = 0.0  # None, unknown, of a run that an older version began
         self.results: dict[str, Any] = {}
         self.revision: str | None = None
+        self._counted: tuple[dict[str, int], dict[str, int]] | None = None  # positions and non-zeros that ``_free`` is of
+        self._free = 0.0  # operations that zeros save in a micro-batch
         self._flops: FlopCounterMode | None = None
         self._clock: float | None = None
 
@@ -101,6 +103,7 @@ class RunSummary(Callback):
         if stage != "fit":
             return
         begin_and_end_always(trainer)
+        self._counted = None
         if trainer.is_global_zero:
             self.revision = revision()  # now: files may change while the run goes on with the code that it has loaded
 
@@ -115,9 +118,13 @@ class RunSummary(Callback):
             sequences = len(batch["input_ids"]) * trainer.world_size  # however a step is divided, now and after a resume
             self.sequences += sequences
             self.summed_density += sequences * sparse.density
-            flops = sparse_flops(cast(PreTrainedModel, pl_module.model), sparse, batch)
-            free = sum(flops[name] * (1 - nnz / sparse.masks[name].numel()) for name, nnz in sparse.nnz.items())
-            self.saved_flops += free * trainer.world_size
+        if sparse is not None and self.saved_flops is not None:
+            counted = {name: values.numel() for name, values in batch.items() if name in ("input_ids", "positions")}
+            if self._counted != (counted, sparse.nnz):  # else it is what the last micro-batch saved
+                flops = sparse_flops(cast(PreTrainedModel, pl_module.model), sparse, batch)
+                free = sum(flops[name] * (1 - nnz / sparse.masks[name].numel()) for name, nnz in sparse.nnz.items())
+                self._counted, self._free = (counted, sparse.nnz), float(free)
+            self.saved_flops += self._free * trainer.world_size
         if "flops_per_step" not in self.results and not getattr(pl_module.hparams, "compile_encoder", False):
             self._flops = FlopCounterMode(display=False)
             self._flops.__enter__()
@@ -225,7 +232,7 @@ class RunSummary(Callback):
             masks=None if sparse is None else str(sparse.method),
             sparsity=sparsity_totals(model, sparse),
             average_density=round(self.summed_density / self.sequences, 6) if self.sequences else None,
-            saved_flops=round(self.saved_flops) if self.sequences else None,
+            saved_flops=round(self.saved_flops) if self.sequences and self.saved_flops is not None else None,
             task=(task.trained_on or task.name) if task else None,
             pretrained=pretrained,
             pretrained_name=model_name(pretrained) if pretrained else None,
@@ -253,4 +260,4 @@ class RunSummary(Callback):
         self.tokens, self.results = state_dict["tokens"], dict(state_dict["results"])
         self.seconds, self.train_seconds = state_dict["seconds"], state_dict["train_seconds"]
         self.sequences, self.summed_density = state_dict["sequences"], state_dict["summed_density"]
-        self.saved_flops = state_dict["saved_flops"]
+        self.saved_flops = state_dict.get("saved_flops")

@@ -33,7 +33,7 @@ LOSS_NOTE = (
 )
 GLUE_NOTE = (
     "GLUE in percent: maximum / median ± standard deviation of the metric that ranks runs. The mean is over {tasks}, a task with "
-    f"two metrics counting as their mean, with its deviation over the seeds that have all, and empty where a run has no score. "
+    "two metrics counting as their mean, with its deviation over the seeds that have all, and empty where a run has no score. "
     f"{DEGENERATE} a run has learnt nothing."
 )
 COST_NOTE = (

@@ -144,6 +144,22 @@ def test_what_zeros_save_is_that_of_each_tensor_by_its_own_density(tmp_path: Pat
     assert read(tmp_path)["saved_flops"] == pytest.approx(saved, rel=1e-9)
 
 
+def test_what_zeros_save_follows_the_masks(tmp_path: Path, text_data: Data) -> None:
+    """Passes 1 to 4 of 8 see no zeros, pass 5 half of the ramp, the others 80 %."""
+    gmp = GMP(sparsity=0.8, start=0.25, end=0.5, every=1)
+    fit(tmp_path, text_data(), [gmp, RunSummary()], max_steps=8)
+    encoder = 2 * (4 * 32 * 32 + 2 * 32 * 64)
+    saved = 6 * encoder * 8 * 16 * (0.8 * (1 - 0.5**3) + 3 * 0.8)
+    assert read(tmp_path)["saved_flops"] == pytest.approx(saved, rel=1e-3)
+
+
+def test_what_an_older_version_did_not_count_stays_unknown() -> None:
+    older = RunSummary().state_dict()
+    del older["saved_flops"]
+    (summary := RunSummary()).load_state_dict(older)
+    assert summary.saved_flops is None
+
+
 class At(Callback):
     """Does something when a step has been made."""
 

@@ -103,7 +103,7 @@ class SparseTraining(Callback):
                 "initialization: magnitude keeps the largest"
             )
         weights, scope_size = sparse_weights(self.method, model)
-        return SparseStepping(self.method, weights, total_steps(trainer), scope_size)
+        return SparseStepping(self.method, weights, total_steps(trainer), scope_size, trained=bool(pretrained))
 
     def _resumed(self, model: PreTrainedModel, trainer: Trainer) -> SparseStepping:
         parameters = dict(model.named_parameters())

@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from sparsity.masks import MaskSet, zero_optimizer_state_
 from sparsity.methods.base import SparseMethod
 from sparsity.methods.tensor import SparseTensor
+from sparsity.parameterizations import PARAMETERIZATIONS
 
 
 class SparseStepping:
@@ -34,6 +35,7 @@ class SparseStepping:
         max_steps: optimizer steps of the whole run, over which schedules stretch.
         scope_size: parameters that the method's sparsity is a share of; by default those of ``weights``.
         masks: what to begin with, in place of the masks that the method draws.
+        trained: the weights come from a training, and start as large as they are in any parameterization.
         state: :meth:`state_dict` of a run to go on with, in place of a beginning; the weights are that run's.
 
     Attributes:
@@ -54,12 +56,15 @@ class SparseStepping:
         max_steps: int,
         scope_size: int | None = None,
         masks: MaskSet | None = None,
+        trained: bool = False,
         state: Mapping[str, Any] | None = None,
     ) -> None:
         self.method, self.weights, self.max_steps = method, dict(weights), max_steps
         self.last_update: dict[str, float] = {}
         self._in_step = False
         self._optimizer_state: MutableMapping[Any, Any] = {}
+        self._powers = PARAMETERIZATIONS[method.parameterization]
+        self._before_step: dict[str, Tensor] = {}
         method.check_weights(self.weights)
         if state is not None:
             self._resume(state)
@@ -69,6 +74,8 @@ class SparseStepping:
             masks = method.initial_masks(self.weights, size if scope_size is None else scope_size)
         self.masks, self.explored, self.initial_nnz = masks, MaskSet(masks), masks.nnz()
         self.nnz = dict(self.initial_nnz)
+        if not trained:
+            self._scale_weights()
         self.prune_weights()
 
     def step(self, optimizer: Optimizer, step: int) -> None:
@@ -97,14 +104,35 @@ class SparseStepping:
         """
         self._optimizer_state, self._in_step = optimizer_state, True
         self.method.on_step(self.tensors(step), step, self.max_steps)
-        return self.method.before_optimizer_step(self, step)
+        skip_optimizer_step = self.method.before_optimizer_step(self, step)
+        if self._powers.step and not skip_optimizer_step:
+            self._before_step = {name: self.weights[name].detach().clone() for name in self.masks}
+        return skip_optimizer_step
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
         """What comes after the optimizer's step, or in its place where that was skipped; a second call does nothing."""
         if self._in_step:
             self._in_step = False
+            self._scale_step()
             self.method.after_optimizer_step(self, step)
+
+    def _density_of(self, name: str) -> float:
+        """Share of the weights of a tensor that is on; never 0, but one of them where none is."""
+        return max(self.nnz[name], 1) / self.masks[name].numel()
+
+    @torch.no_grad()
+    def _scale_weights(self) -> None:
+        """Make random weights as large as the parameterization wants them at the start."""
+        for name in self.masks:
+            self.weights[name].mul_(self._density_of(name) ** self._powers.initial)
+
+    def _scale_step(self) -> None:
+        """Make the optimizer's step as long as the parameterization wants it, as a learning rate so much larger would have."""
+        for name, before in self._before_step.items():
+            weight = self.weights[name]
+            weight.copy_(before.lerp(weight, self._density_of(name) ** self._powers.step))
+        self._before_step = {}
 
     def tensors(self, step: int) -> list[SparseTensor]:
         """The weights as a method sees them at ``step``, with their gradients."""

@@ -17,6 +17,7 @@ from sparsity import criteria
 from sparsity.distributions import DISTRIBUTIONS, Distribution, Scope, fixed_nnz, globally, nonzero_budget
 from sparsity.masks import MaskSet, zero_where_off_
 from sparsity.methods.tensor import SparseTensor
+from sparsity.parameterizations import PARAMETERIZATIONS, Parameterization
 from sparsity.patterns import check_patterns, first_match, matching
 from sparsity.structures import UNSTRUCTURED, Structure, parse_structure
 
@@ -40,6 +41,8 @@ class SparseMethod:
         sparsities: shell pattern → sparsity of each tensor it matches, first match wins; the others take what is left.
         structure: ``unstructured``, ``rows``, ``2:4``, ``16x16`` (see :mod:`sparsity.structures`), or shell pattern → one of
             these, first match wins; tensors without a match are unstructured.
+        parameterization: what sparsity does to the size of weights and steps: nothing, or, with ``sparse_mup``, random weights
+            start 1/√density as large and steps are 1/density as long, tensor by tensor, as that is at the time (Dey et al. 2024).
         seed: of random masks; null takes the run's, which is 0 where there is none.
 
     Attributes:
@@ -54,6 +57,7 @@ class SparseMethod:
     targets: tuple[str, ...] = ()
     sparsities: dict[str, float] = field(default_factory=dict)
     structure: str | int | dict[str, str | int] = "unstructured"
+    parameterization: Parameterization = "standard"
     seed: int | None = None
 
     tag: ClassVar[str] = "pruning"
@@ -70,6 +74,8 @@ class SparseMethod:
         for share in (self.sparsity or 0.0, *self.sparsities.values()):
             if not 0 <= share < 1:
                 raise ValueError(f"sparsity must be in [0, 1), got {share}")
+        if self.parameterization not in PARAMETERIZATIONS:
+            raise ValueError(f"parameterization: {' or '.join(PARAMETERIZATIONS)} expected, got {self.parameterization!r}")
         patterns = self.structure if isinstance(self.structure, dict) else {"*": self.structure}
         self.structures = {pattern: parse_structure(value) for pattern, value in patterns.items()}
         self.nnz: dict[str, int] = {}

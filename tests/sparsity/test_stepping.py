@@ -24,6 +24,7 @@ from sparsity import (
     Static,
     finite_gradients,
 )
+from sparsity.parameterizations import PARAMETERIZATIONS
 from sparsity.structures import NM
 
 METHODS: dict[type[SparseMethod], dict[str, float]] = {
@@ -85,14 +86,22 @@ configurations = {
     "method": st.sampled_from(list(METHODS)),
     "structure": st.sampled_from(STRUCTURES),
     "distribution": st.sampled_from(["uniform", "erdos_renyi", "global"]),
+    "parameterization": st.sampled_from(list(PARAMETERIZATIONS)),
     "optimizer": st.sampled_from(list(OPTIMIZERS)),
     "seed": st.integers(0, 999),
 }
 
 
-def configured(method: type[SparseMethod], structure: str | dict[str, str], distribution: str, seed: int) -> SparseMethod:
+def configured(
+    method: type[SparseMethod],
+    structure: str | dict[str, str],
+    distribution: str,
+    seed: int,
+    parameterization: str = "standard",
+) -> SparseMethod:
     nonzeros = {"sparsity": 0.5} if structure == "2:4" else {"nonzeros": 96}
-    return method(structure=structure, distribution=distribution, seed=seed, **nonzeros, **METHODS[method])
+    axes = {"structure": structure, "distribution": distribution, "parameterization": parameterization}
+    return method(seed=seed, **axes, **nonzeros, **METHODS[method])
 
 
 def final_nnz(structure: str | dict[str, str]) -> int:
@@ -102,9 +111,14 @@ def final_nnz(structure: str | dict[str, str]) -> int:
 @given(**configurations)
 @settings(deadline=None, max_examples=150)
 def test_after_every_step_zeros_are_zeros_and_masks_have_their_structure(
-    method: type[SparseMethod], structure: str | dict[str, str], distribution: str, optimizer: str, seed: int
+    method: type[SparseMethod],
+    structure: str | dict[str, str],
+    distribution: str,
+    parameterization: str,
+    optimizer: str,
+    seed: int,
 ) -> None:
-    chosen = configured(method, structure, distribution, seed)
+    chosen = configured(method, structure, distribution, seed, parameterization)
     run = Run(chosen, optimizer, seed)
     run.begin()
     sparse = run.sparse
@@ -136,9 +150,15 @@ def test_after_every_step_zeros_are_zeros_and_masks_have_their_structure(
 @given(**configurations)
 @settings(deadline=None, max_examples=60)
 def test_a_resumed_run_is_the_uninterrupted_run(
-    method: type[SparseMethod], structure: str | dict[str, str], distribution: str, optimizer: str, seed: int
+    method: type[SparseMethod],
+    structure: str | dict[str, str],
+    distribution: str,
+    parameterization: str,
+    optimizer: str,
+    seed: int,
 ) -> None:
-    whole, again, resumed = (Run(configured(method, structure, distribution, seed), optimizer, seed) for _ in range(3))
+    chosen = method, structure, distribution, seed, parameterization
+    whole, again, resumed = (Run(configured(*chosen), optimizer, seed) for _ in range(3))
     for run in (whole, again):
         run.begin()
     list(whole.steps())

@@ -20,6 +20,7 @@ class FinalValidation(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
+            self.validated = None
             begin_and_end_always(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

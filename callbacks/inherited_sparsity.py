@@ -27,7 +27,12 @@ class InheritedMasks(methods.Static):
     """
 
     pretrained: str = field(default="", repr=False)
+    found: MaskSet = field(default_factory=lambda: MaskSet({}), init=False, repr=False)
     sparsity: float | None = field(default=None, init=False)  # what was found, which is no setting
+
+    def initial_masks(self, weights: Mapping[str, Tensor], scope_size: int) -> MaskSet:
+        self.nnz = self.found.nnz()
+        return self.found
 
 
 class InheritedSparsity(SparseTraining):
@@ -39,7 +44,8 @@ class InheritedSparsity(SparseTraining):
     """
 
     def __init__(self, pretrained: str, what: str = "model") -> None:
-        super().__init__(InheritedMasks(pretrained=pretrained))
+        self.inherited = InheritedMasks(pretrained=pretrained)
+        super().__init__(self.inherited)
         self.pretrained, self.what = pretrained, what
 
     @cached_property
@@ -80,8 +86,8 @@ class InheritedSparsity(SparseTraining):
         parameters = dict(model.named_parameters())
         of_head = {name: mask for name, mask in self.saved.items() if _has_zeros(parameters.get(name), mask)}
         masks = MaskSet(of_head | {f"{prefix}{name}": mask for name, mask in (self.found or {}).items()})
-        masks, self.method.nnz = masks.to_parameters(parameters), masks.nnz()
-        return SparseStepping(self.method, {name: parameters[name] for name in masks}, total_steps(trainer), masks=masks)
+        self.inherited.found = masks.to_parameters(parameters)
+        return SparseStepping(self.method, {name: parameters[name] for name in masks}, total_steps(trainer), trained=True)
 
 
 def _has_zeros(weight: nn.Parameter | None, mask: Tensor) -> bool:

@@ -4,6 +4,7 @@ They are built when the fit starts, over ``trainer.max_steps``, and handed to Li
 like a scheduler of the module.
 """
 
+import math
 from typing import Any, Literal, cast
 
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -83,8 +84,12 @@ class OneCycleLR(StepwiseSchedule):
         base_momentum: float = 0.85,
         max_momentum: float = 0.95,
     ) -> None:
-        if (max_lr is not None and max_lr <= 0) or not 0 <= pct_start <= 1:
-            raise ValueError(f"max_lr > 0 and pct_start in [0, 1] expected, got {max_lr} and {pct_start}")
+        if not 0 < (1.0 if max_lr is None else max_lr) < math.inf or not 0 <= pct_start < 1:
+            raise ValueError(f"max_lr > 0 and pct_start in [0, 1) expected, got {max_lr} and {pct_start}")
+        if not (0 < div_factor < math.inf and 0 < final_div_factor < math.inf):
+            raise ValueError(f"div_factor > 0 and final_div_factor > 0 expected, got {div_factor} and {final_div_factor}")
+        if not 0 <= base_momentum <= max_momentum < 1:
+            raise ValueError(f"0 <= base_momentum <= max_momentum < 1 expected, got {base_momentum} and {max_momentum}")
         self.max_lr, self.pct_start, self.anneal_strategy = max_lr, pct_start, anneal_strategy
         self.div_factor, self.final_div_factor = div_factor, final_div_factor
         self.cycle_momentum, self.base_momentum, self.max_momentum = cycle_momentum, base_momentum, max_momentum
@@ -124,7 +129,7 @@ def warmup_decay_factor(step: int, warmup_steps: int, max_steps: int) -> float:
 
 
 class LinearWarmupDecay(StepwiseSchedule):
-    """Linear warm-up to the peak learning rate, then linear decay to 0 at the last step (Devlin et al. 2019, appendix A.2).
+    """Linear warm-up to the peak learning rate, then linear decay to 0 behind the last step (Devlin et al. 2019, appendix A.2).
 
     Args:
         warmup_steps: optimizer steps of warm-up; below 1, a share of the steps.

@@ -68,6 +68,9 @@ class LRRangeTest(StepwiseSchedule):
         self.min_lr, self.max_lr, self.mode = min_lr, max_lr, mode
         self.losses: list[float] = []
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.losses = []
+
     def build(self, optimizer: Optimizer, max_steps: int) -> LRScheduler:
         largest = max(group["lr"] for group in optimizer.param_groups)
         self.steps = max_steps

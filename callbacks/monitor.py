@@ -176,7 +176,7 @@ class StepMonitor(Callback):
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._tokens, self._start = 0, time.perf_counter()
+        self._tokens, self._batches, self._start = 0, 0, time.perf_counter()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._paused = time.perf_counter()
@@ -194,9 +194,10 @@ class StepMonitor(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: dict[str, Tensor], batch_idx: int
     ) -> None:
         self._tokens += batch["input_ids"].numel() * trainer.world_size
+        self._batches += 1  # over the epochs, which may be shorter than the interval
         interval = trainer.log_every_n_steps * trainer.accumulate_grad_batches  # type: ignore[attr-defined]
-        if (batch_idx + 1) % interval == 0:
+        if self._batches >= interval:
             now = time.perf_counter()
             rate = self._tokens / (now - self._start)
             pl_module.log("throughput/tokens_per_sec", rate, prog_bar=True)
-            self._tokens, self._start = 0, now
+            self._tokens, self._batches, self._start = 0, 0, now

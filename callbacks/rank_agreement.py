@@ -27,7 +27,9 @@ def tensor_hash(tensor: Tensor) -> Tensor:
     for start in range(0, len(bits), PIECE):
         piece = bits[start : start + PIECE].long()
         if flat.element_size() == 8:
-            piece = piece ^ piece >> 32  # the low bits of a double are often zero, and its high ones would leave the sum
+            piece = piece ^ (
+                piece >> 32 & 0xFFFFFFFF
+            )  # the low bits of a double are often zero, and its high ones would leave the sum
         total += (piece * (factors[: len(piece)] + 2 * start)).sum()
     return total
 

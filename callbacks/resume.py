@@ -105,15 +105,22 @@ def mask_settings(trainer: Trainer) -> dict[str, Any]:
         if isinstance(callback, SparseTraining):
             method = callback.method
             given = {field.name: getattr(method, field.name) for field in dataclasses.fields(method) if field.init}
+            # patterns are one setting: the first match wins, so that their order counts, too
+            given = {name: str(value) if isinstance(value, Mapping) else value for name, value in given.items()}
             given["seed"] = run_seed(method.seed)
             return flat_settings({"masks": {"class_path": f".{type(method).__name__}", "init_args": given}})
     return {"masks": None}
 
 
 def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Names of the fixed settings that differ; one that only one side knows counts where it is a place (``masks``) or a batch."""
+    """Names of the fixed settings that differ.
+
+    One that only one side knows counts where it is a place (``masks``), a batch, or a field of the model's config.
+    """
     names = [name for name in {**before, **now} if rule_of(name).kind == "fixed"]
-    known = [name for name in names if (name in before and name in now) or "." not in name]
+    known = [
+        name for name in names if (name in before and name in now) or "." not in name or name.startswith("model.config.")
+    ]
     return [name for name in known if before.get(name) != now.get(name)]
 
 

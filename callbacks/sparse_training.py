@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
@@ -15,7 +16,7 @@ from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
 from datamodules import run_seed
-from objectives.parameter_groups import sparse_weights
+from objectives.parameter_groups import sparse_weights, tables
 from sparsity import MaskSet, SparseMethod, SparseStepping, methods
 
 
@@ -56,7 +57,9 @@ class SparseTraining(Callback):
     def __init__(self, method: SparseMethod) -> None:
         self.method = method
         self.stepping: SparseStepping | None = None
+        self._seed = method.seed
         self._saved: dict[str, Any] = {}
+        self._step = 0
 
     @property
     def state_key(self) -> str:
@@ -74,7 +77,7 @@ class SparseTraining(Callback):
         Raises:
             ValueError: the checkpoint is of a run without masks, or with those of another method.
         """
-        if self.state_key not in checkpoint["callbacks"]:
+        if trainer.state.fn == "fit" and self.state_key not in checkpoint["callbacks"]:
             saved = saved_method(checkpoint)
             found = f"the masks of {saved}" if saved else "no masks"
             raise ValueError(f"the checkpoint has {found}: {type(self.method).__name__} cannot go on with it")
@@ -83,12 +86,24 @@ class SparseTraining(Callback):
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         if sum(isinstance(callback, SparseTraining) for callback in callbacks) > 1:
             raise ValueError("two sparse-training callbacks in one run: keep one")
+        if any(isinstance(callback, WeightAveraging) for callback in callbacks[callbacks.index(self) :]):
+            raise ValueError(
+                f"a mean of weights is made sparse behind it: put WeightAveraging before {type(self.method).__name__}"
+            )
         need_whole_weights(trainer, type(self.method).__name__)
-        self.method.seed = run_seed(self.method.seed)
+        self.method.seed = run_seed(self._seed)
         model = cast(PreTrainedModel, pl_module.model)
+        if not self._saved and self.stepping is not None and self._is_of(model):
+            self._saved = self.stepping.state_dict()  # the same model is fitted again
         self.stepping = self._resumed(model, trainer) if self._saved else self.begin(model, trainer)
+        self._saved = {}
         for optimizer in trainer.optimizers:
             optimizer.register_step_post_hook(lambda *_: self._after_step(trainer))
+
+    def _is_of(self, model: PreTrainedModel) -> bool:
+        """Whether the masks are of this very model."""
+        parameters = dict(model.named_parameters())
+        return all(parameters.get(name) is weight for name, weight in self._running().weights.items())
 
     def begin(self, model: PreTrainedModel, trainer: Trainer) -> SparseStepping:
         """The method with the masks it starts from in ``model``.
@@ -103,7 +118,13 @@ class SparseTraining(Callback):
                 "initialization: magnitude keeps the largest"
             )
         weights, scope_size = sparse_weights(self.method, model)
-        return SparseStepping(self.method, weights, total_steps(trainer), scope_size, trained=bool(pretrained))
+        steps = total_steps(trainer)
+        moves = type(self.method).update_due is not SparseMethod.update_due
+        if moves and not any(self.method.update_due(step, steps) for step in range(steps)):
+            rank_zero_warn(
+                f"{type(self.method).__name__} never changes its masks in {steps:,} steps: give masks.every a smaller number"
+            )
+        return SparseStepping(self.method, weights, steps, scope_size, bool(pretrained), tables(model))
 
     def _resumed(self, model: PreTrainedModel, trainer: Trainer) -> SparseStepping:
         parameters = dict(model.named_parameters())
@@ -112,19 +133,19 @@ class SparseTraining(Callback):
             if name not in parameters:
                 raise ValueError(f"the checkpoint has a mask of {name}, which the model has not")
             weights[name] = parameters[name]
-        return SparseStepping(self.method, weights, total_steps(trainer), state=self._saved)
+        return SparseStepping(self.method, weights, total_steps(trainer), tables=tables(model), state=self._saved)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        stepping = self._running()
+        stepping, self._step = self._running(), trainer.global_step
         last_update = stepping.last_update
-        if stepping.before_step(optimizer.state, trainer.global_step):
+        if stepping.before_step(optimizer.state, self._step):
             for parameter in pl_module.parameters():
                 parameter.grad = None  # an optimizer leaves alone what has none
         if stepping.last_update is not last_update:
             self._log(trainer)
 
     def _after_step(self, trainer: Trainer) -> None:
-        stepping, step = self._running(), trainer.global_step
+        stepping, step = self._running(), self._step  # of which the trainer's is ahead where loss scaling skipped it
         last_update = stepping.last_update
         stepping.after_step(step)
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
@@ -135,6 +156,14 @@ class SparseTraining(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         self._after_step(trainer)  # where loss scaling skipped the step, and with it the optimizer's hook
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A mean of weights (Lightning's ``WeightAveraging``) has some wherever a mask has ever been on: they go, too."""
+        if self.stepping is not None:
+            self.stepping.zero_weights()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.on_validation_epoch_start(trainer, pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if self.stepping is not None:

@@ -97,8 +97,12 @@ class TransformerModule(LightningModule, ABC, Generic[Batch]):
 
     def configure_callbacks(self) -> list[Callback]:
         """The masks of a sparse model that training starts from are held by a callback like any other method."""
-        given = any(isinstance(callback, SparseTraining) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
+        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         pretrained = self.hparams["pretrained"]
+        for callback in [*callbacks]:
+            if isinstance(callback, InheritedSparsity) and callback.pretrained != pretrained:
+                callbacks.remove(callback)  # of a module that this trainer has fitted before
+        given = any(isinstance(callback, SparseTraining) for callback in callbacks)
         if given or pretrained is None or self.trainer.state.fn != "fit" or not self.hparams["keep_sparsity"]:
             return []
         inherited = InheritedSparsity(pretrained, self.what)
@@ -139,9 +143,11 @@ class TransformerModule(LightningModule, ABC, Generic[Batch]):
         """What was neither trained nor restored from a checkpoint, which comes after :meth:`configure_model`, must be fit."""
         if self.unfit:
             raise ValueError(self.unfit)
-        for module in self.modules():
-            if isinstance(module, Metric):
-                module.set_dtype(torch.float64)  # which a trainer of half precision has converted with the weights
+        with torch.inference_mode(False):  # of which tensors could not be added to in a fit that comes after a validation
+            for module in self.modules():
+                if isinstance(module, Metric):
+                    module.set_dtype(torch.float64)  # which a trainer of half precision has converted with the weights
+                    module.reset()
 
     def on_test_start(self) -> None:
         self.on_validation_start()
@@ -172,3 +178,4 @@ class TransformerModule(LightningModule, ABC, Generic[Batch]):
         if self.model is None:  # load_from_checkpoint, outside a trainer
             config = AutoConfig.for_model(**checkpoint["model_config"])
             self.model = self.auto_of(config).from_config(config)
+            self.model.name_or_path = "checkpoint"  # its weights are no new ones

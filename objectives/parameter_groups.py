@@ -21,6 +21,12 @@ def embedding_parameters(model: PreTrainedModel) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if "embeddings" in name.split(".")}
 
 
+def tables(model: PreTrainedModel) -> set[str]:
+    """Names in ``model`` of the weights of which rows are looked up, tied ones among them."""
+    looked_up = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    return {name for name, parameter in model.named_parameters() if id(parameter) in looked_up}
+
+
 def sparse_weights(method: SparseMethod, model: PreTrainedModel) -> tuple[dict[str, nn.Parameter], int]:
     """The weights of ``model`` that a method makes sparse, by name, and the number of parameters its budget is counted in.
 

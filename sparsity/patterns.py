@@ -12,7 +12,8 @@ def check_patterns(option: str, patterns: Iterable[str], names: Iterable[str]) -
     names = list(names)
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
-            raise ValueError(f"{option}: {pattern!r} matches no parameter; there are {', '.join(names[:8])}, …")
+            there = f"{', '.join(names[:8])}{', …' if names[8:] else ''}" if names else "none"
+            raise ValueError(f"{option}: {pattern!r} matches no parameter; there are {there}")
 
 
 def first_match(patterns: Mapping[str, T], name: str) -> T | None:

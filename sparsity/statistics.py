@@ -56,6 +56,11 @@ def replaced(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[
     }
 
 
+def _matrix(mask: Tensor) -> Tensor:
+    """A mask as (outputs, inputs); one of a vector has a single output."""
+    return mask.flatten(1) if mask.dim() > 1 else mask[None]
+
+
 def concentration(mask: Tensor, share: float = 0.05) -> float:
     """Share of the active weights that lies in the fullest rows, and in the fullest columns, on average of the two.
 
@@ -63,7 +68,7 @@ def concentration(mask: Tensor, share: float = 0.05) -> float:
         mask: (outputs, inputs); 0.0 where it is empty.
         share: of the rows, and of the columns, that count as the fullest; at least one.
     """
-    matrix = mask.flatten(1)
+    matrix = _matrix(mask)
     shares = []
     for dim in (0, 1):
         counts = matrix.sum(1 - dim)
@@ -77,7 +82,7 @@ def concentration_by_chance(mask: Tensor, share: float = 0.05) -> float:
     What a row or a column has of them is nearly Poisson, and the fullest have its upper quantiles.
     """
     nnz, shares = int(mask.sum()), []
-    for lines in mask.flatten(1).shape:
+    for lines in _matrix(mask).shape:
         most, expected = max(1, round(share * lines)), torch.tensor(nnz / lines, dtype=torch.float64)
         upper = 1 - (torch.arange(most, dtype=torch.float64) + 0.5) / lines
         counts = torch.arange(int(expected + 10 * expected.sqrt() + 20), dtype=torch.float64)  # no line has more

@@ -11,7 +11,7 @@
 Between two steps the model has the sparse weights: what is off is exactly 0.0.
 """
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Collection, Mapping, MutableMapping
 from typing import Any
 
 import torch
@@ -34,8 +34,9 @@ class SparseStepping:
         weights: the tensors that become sparse, by name; they are changed in place.
         max_steps: optimizer steps of the whole run, over which schedules stretch.
         scope_size: parameters that the method's sparsity is a share of; by default those of ``weights``.
-        masks: what to begin with, in place of the masks that the method draws.
         trained: the weights come from a training, and start as large as they are in any parameterization.
+        tables: names of embedding tables, whose rows are looked up: their outputs are no sums, so that density makes them no
+            smaller, and no parameterization changes them.
         state: :meth:`state_dict` of a run to go on with, in place of a beginning; the weights are that run's.
 
     Attributes:
@@ -55,24 +56,23 @@ class SparseStepping:
         weights: Mapping[str, Tensor],
         max_steps: int,
         scope_size: int | None = None,
-        masks: MaskSet | None = None,
         trained: bool = False,
+        tables: Collection[str] = (),
         state: Mapping[str, Any] | None = None,
     ) -> None:
         self.method, self.weights, self.max_steps = method, dict(weights), max_steps
         self.last_update: dict[str, float] = {}
         self._in_step = False
         self._optimizer_state: MutableMapping[Any, Any] = {}
-        self._powers = PARAMETERIZATIONS[method.parameterization]
+        self._powers, self._summed = PARAMETERIZATIONS[method.parameterization], sorted(set(weights) - set(tables))
         self._before_step: dict[str, Tensor] = {}
         method.check_weights(self.weights)
         if state is not None:
             self._resume(state)
             return
-        if masks is None:
-            size = sum(weight.numel() for weight in self.weights.values())
-            masks = method.initial_masks(self.weights, size if scope_size is None else scope_size)
-        self.masks, self.explored, self.initial_nnz = masks, MaskSet(masks), masks.nnz()
+        size = sum(weight.numel() for weight in self.weights.values())
+        self.masks = method.initial_masks(self.weights, size if scope_size is None else scope_size)
+        self.explored, self.initial_nnz = MaskSet(self.masks), self.masks.nnz()
         self.nnz = dict(self.initial_nnz)
         if not trained:
             self._scale_weights()
@@ -106,7 +106,7 @@ class SparseStepping:
         self.method.on_step(self.tensors(step), step, self.max_steps)
         skip_optimizer_step = self.method.before_optimizer_step(self, step)
         if self._powers.step and not skip_optimizer_step:
-            self._before_step = {name: self.weights[name].detach().clone() for name in self.masks}
+            self._before_step = {name: self.weights[name].detach().clone() for name in self._summed}
         return skip_optimizer_step
 
     @torch.no_grad()
@@ -124,7 +124,7 @@ class SparseStepping:
     @torch.no_grad()
     def _scale_weights(self) -> None:
         """Make random weights as large as the parameterization wants them at the start."""
-        for name in self.masks:
+        for name in self._summed:
             self.weights[name].mul_(self._density_of(name) ** self._powers.initial)
 
     def _scale_step(self) -> None:
@@ -164,6 +164,11 @@ class SparseStepping:
         """Set every weight that is off to 0.0."""
         for name, mask in self.masks.items():
             self.method.prune(name, self.weights[name], mask)
+
+    @torch.no_grad()
+    def zero_weights(self) -> None:
+        """Set every weight that is off to 0.0; what a method has kept of it stays kept."""
+        self.masks.zero_weights_(self.weights)
 
     def restore_weights(self) -> None:
         """Give every weight that is off the value that the method has kept, if it keeps them."""
@@ -211,6 +216,8 @@ class SparseStepping:
             raise ValueError(f"the checkpoint's masks are those of {began}, not of {type(method).__name__}: keep the method")
         method.check_resume(state["max_steps"], self.max_steps)
         self.masks = MaskSet.from_state_dict(state["masks"]).to_parameters(self.weights)
+        if without := sorted(self.weights.keys() - self.masks.keys()):
+            raise ValueError(f"the checkpoint has no mask of {without[0]}, which is to be sparse")
         self.explored = MaskSet.from_state_dict(state["explored"]).to_parameters(self.weights)
         self.initial_nnz, self.last_update = dict(state["initial_nnz"]), dict(state["last_update"])
         self.nnz = self.masks.nnz()
@@ -219,5 +226,4 @@ class SparseStepping:
             kind: {name: tensor.to(self.weights[name].device) for name, tensor in tensors.items()}
             for kind, tensors in state["memory"].items()
         }
-        with torch.no_grad():
-            self.masks.zero_weights_(self.weights)
+        self.zero_weights()

@@ -72,7 +72,7 @@ class Structure:
 
 @dataclass(frozen=True)
 class Rows(Structure):
-    """Every row keeps the same number of weights, to rounding: no neuron and no token embedding dies."""
+    """Every row keeps the same number of weights, to one: with as many weights as rows, no neuron and no token embedding dies."""
 
     one_group: ClassVar[bool] = False
 

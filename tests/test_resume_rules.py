@@ -53,6 +53,8 @@ def begun(tmp_path_factory: pytest.TempPathFactory, corpus: Path, tokenizer_dir:
         ("--masks.sparsity=0.9", "masks.sparsity", 0.8, 0.9),
         ("--masks.distribution=erdos_renyi", "masks.distribution", "uniform", "erdos_renyi"),
         ("--masks.structure=rows", "masks.structure", "unstructured", "rows"),
+        ('--masks.structure={"*": "2:4"}', "masks.structure", "unstructured", "{'*': '2:4'}"),
+        ("--model.config.hidden_act=relu", "model.config.hidden_act", None, "relu"),
         ("--masks.growth=balanced_gradient", "masks.growth", "gradient", "balanced_gradient"),
         ("--masks=SET", "masks", "RigL", "SET"),
         ("--masks=null", "masks", "RigL", None),

@@ -137,7 +137,7 @@ class SparseMethod:
 
     def initial_scores(self, tensor: SparseTensor) -> Tensor:
         """Unit scores by which masks are drawn at the start."""
-        return tensor.score(criteria.magnitude)
+        return tensor.score(criteria.magnitude_or_chance)
 
     def view(
         self, name: str, weight: Tensor, mask: Tensor | None = None, gradient: Tensor | None = None, step: int | None = None

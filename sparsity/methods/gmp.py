@@ -54,5 +54,5 @@ class GMP(SparseMethod):
         return {"pruned": schedules.cubic(step, *self.window(max_steps))}
 
     def update_mask(self, tensor: SparseTensor, step: int, max_steps: int) -> Tensor:
-        scores = tensor.score(criteria.magnitude).masked_fill(~tensor.structure.active(tensor.mask), -torch.inf)
+        scores = tensor.score(criteria.magnitude_or_chance).masked_fill(~tensor.structure.active(tensor.mask), -torch.inf)
         return tensor.select(scores, self.nnz_at(tensor, step, max_steps))

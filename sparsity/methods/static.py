@@ -22,7 +22,7 @@ class Static(SparseMethod):
     initialization: Literal["random", "magnitude"] = "random"
 
     def initial_scores(self, tensor: SparseTensor) -> Tensor:
-        return tensor.score(criteria.random if self.initialization == "random" else criteria.magnitude_or_chance)
+        return tensor.score(criteria.random) if self.initialization == "random" else super().initial_scores(tensor)
 
     def initial_mask(self, tensor: SparseTensor) -> Tensor:
         return tensor.select(self.initial_scores(tensor), tensor.nnz)

@@ -66,6 +66,7 @@ def test_masks_travel_with_the_export(tmp_path: Path, text_data: Data) -> None:
         "nonzeros": None,
         "sparsities": {},
         "structure": "unstructured",
+        "parameterization": "standard",
         "distribution": "erdos_renyi",
         "scope": "tensors",
         "targets": [],

@@ -79,6 +79,24 @@ def test_a_cycle_cannot_be_made_longer(tmp_path: Path, text_data: Data) -> None:
     assert recorder.rates == []
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_lr": math.nan}, "max_lr > 0 and pct_start in"),
+        ({"max_lr": math.inf}, "max_lr > 0 and pct_start in"),
+        ({"pct_start": 1.0}, "pct_start in \\[0, 1\\) expected, got None and 1.0"),
+        ({"div_factor": 0.0}, "div_factor > 0 and final_div_factor > 0 expected, got 0.0 and 10000.0"),
+        ({"div_factor": -1.0}, "div_factor > 0"),
+        ({"final_div_factor": 0.0}, "final_div_factor > 0"),
+        ({"base_momentum": 1.5}, "0 <= base_momentum <= max_momentum < 1 expected, got 1.5 and 0.95"),
+        ({"max_momentum": 0.5}, "0 <= base_momentum <= max_momentum < 1"),
+    ],
+)
+def test_a_cycle_that_cannot_be_is_an_error(options: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        OneCycleLR(**options)
+
+
 def test_one_cycle_keeps_the_ratio_of_parameter_groups() -> None:
     weights = [torch.zeros(1, requires_grad=True) for _ in range(2)]
     optimizer = SGD([{"params": weights[0], "lr": 0.1}, {"params": weights[1], "lr": 0.4}], momentum=0.9)

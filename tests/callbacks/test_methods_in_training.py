@@ -203,6 +203,32 @@ def test_a_step_that_loss_scaling_skips_leaves_sparse_weights(tmp_path: Path, te
     assert all(bool(weight.isfinite().all()) for weight in parameters(trainer).values())
 
 
+class Choices(Callback):
+    """The steps at which masks were chosen."""
+
+    def __init__(self, sparse: SparseTraining) -> None:
+        self.sparse, self.steps, self.last = sparse, [], None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.last = self.sparse.stepping.last_update
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        if self.sparse.stepping.last_update is not self.last:
+            self.steps.append(trainer.global_step - 1)
+        self.last = self.sparse.stepping.last_update
+
+
+@pytest.mark.parametrize("step", [0, 1, 2])
+def test_a_step_that_loss_scaling_skips_does_not_shift_the_others(tmp_path: Path, text_data: Data, step: int) -> None:
+    ste = STE(sparsity=0.8, every=2)
+    choices = Choices(ste)
+    callbacks = [Overflow(step=step), ste, choices]
+    fit(tmp_path, text_data(), callbacks, max_steps=6, module=TinyBertWithMomentum(CONFIG), plugins=[Fp16()])
+    assert choices.steps == [1, 3, 5]
+
+
 class Finetuning(LightningModule):
     """A classifier on random tokens; any module with a Hugging Face ``model`` can be trained sparse."""
 

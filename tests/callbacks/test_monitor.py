@@ -211,6 +211,13 @@ def test_a_collapse_is_measured_from_the_start_of_the_run_also_across_a_resume(t
         fit(tmp_path, text_data(), callbacks(), max_steps=4, ckpt_path=tmp_path / "half.ckpt", **options)
 
 
+def test_throughput_is_logged_where_epochs_are_short(tmp_path: Path, text_data: Data) -> None:
+    logger = TensorBoardLogger(tmp_path, name="run")
+    options = {"logger": logger, "log_every_n_steps": 5, "limit_train_batches": 2}
+    fit(tmp_path, text_data(), [StepMonitor()], max_steps=20, **options)
+    assert len(scalars(events(logger), "throughput/tokens_per_sec")) == 4
+
+
 def test_a_dense_run_has_no_tags_of_sparsity(tmp_path: Path, text_data: Data) -> None:
     logger = TensorBoardLogger(tmp_path, name="dense")
     fit(tmp_path, text_data(), [StepMonitor(), SparsityMonitor()], max_steps=2, logger=logger, limit_val_batches=1)

@@ -11,6 +11,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from callbacks import ExportPretrained, OneCycleLR, RandomState, RigL, SparseTraining, StaticSparsity
 from datamodules import TextDataModule
 from helpers import assert_identical, copies, fit, parameters, tiny_bert
+from lightning_modules import MaskedLanguageModel
 
 Data = Callable[..., TextDataModule]
 
@@ -55,3 +56,32 @@ def test_a_run_ends_the_same_where_it_was_resumed(tmp_path: Path, text_data: Dat
     resumed, second = run(tmp_path / "resumed", tmp_path / "whole" / "saved" / "step=5.ckpt")
     assert_identical(parameters(resumed), parameters(whole))
     assert_identical(dict(second.masks), dict(first.masks))
+
+
+def test_embeddings_that_are_sparse_start_as_they_were_drawn(tmp_path: Path, text_data: Data) -> None:
+    def start(**options: str) -> dict[str, torch.Tensor]:
+        seen = WeightsAtTheStart()
+        sparse = StaticSparsity(sparsity=0.5, targets=["*word_embeddings*", "*query*"], **options)
+        fit(tmp_path, text_data(), [sparse, seen], max_steps=1)
+        return seen.weights
+
+    standard, scaled = start(), start(parameterization="sparse_mup")
+    for name, weight in scaled.items():
+        torch.testing.assert_close(weight, standard[name] * (2**0.5 if "query" in name and weight.dim() == 2 else 1))
+
+
+def test_a_model_is_scaled_once_however_often_it_is_fitted(tmp_path: Path, text_data: Data) -> None:
+    module, sparse = tiny_bert(lr=1e-6), StaticSparsity(sparsity=0.75, parameterization="sparse_mup")
+    ends = []
+    for _ in range(2):
+        trainer = fit(tmp_path, text_data(), [sparse], max_steps=1, module=module)
+        ends.append((copies(parameters(trainer)), dict(sparse.masks)))
+    (first, masks), (second, masks_again) = ends
+    assert_identical(masks_again, masks)
+    torch.testing.assert_close(second, first, rtol=0, atol=1e-4)
+    trainer.save_checkpoint(tmp_path / "saved.ckpt")
+    loaded = MaskedLanguageModel.load_from_checkpoint(tmp_path / "saved.ckpt")
+    seen = WeightsAtTheStart()
+    other = StaticSparsity(sparsity=0.75, initialization="magnitude", parameterization="sparse_mup")
+    fit(tmp_path, text_data(), [other, seen], max_steps=1, module=loaded)
+    assert_identical(seen.weights, copies(parameters(trainer)))

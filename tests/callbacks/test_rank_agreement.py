@@ -45,6 +45,14 @@ def test_any_change_of_one_element_changes_the_hash(dtype: torch.dtype, monkeypa
     assert int(tensor_hash(tensor.t())) not in hashes  # the same elements elsewhere
 
 
+def test_a_number_and_its_complement_have_different_hashes() -> None:
+    numbers = torch.tensor([1.5, -2.25, 1e300, 0.0], dtype=torch.float64)
+    for index in range(len(numbers)):
+        bits = numbers.clone().view(torch.int64)
+        bits[index] = ~bits[index]
+        assert int(tensor_hash(bits)) != int(tensor_hash(numbers))
+
+
 def test_the_hash_does_not_depend_on_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     tensor = torch.randn(100)
     whole = tensor_hash(tensor)

@@ -1,6 +1,7 @@
 """Sparse training through a real trainer: what happens to weights, gradients and optimizer state around each step."""
 
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from torch.optim import Optimizer
 
 from callbacks import SET, RandomState, RigL, SparseTraining, StaticSparsity
 from datamodules import TextDataModule
-from helpers import CONFIG, TinyBertWithMomentum, assert_identical, copies, fit, parameters, tiny_bert
+from helpers import CONFIG, TinyBertWithMomentum, assert_identical, copies, fit, parameters, tiny_bert, tiny_trainer
 from lightning_modules import MaskedLanguageModel
 from sparsity import MaskSet, methods
 
@@ -216,6 +217,23 @@ def test_a_continued_run_draws_with_the_seed_it_began_with(tmp_path: Path, text_
     continued = SET(every=2)
     fit(tmp_path, text_data(), [continued], max_steps=4, seed=4, ckpt_path=tmp_path / "two.ckpt")
     assert continued.method.seed == 3
+
+
+def test_masks_that_would_never_move_are_worth_a_warning(tmp_path: Path, text_data: Data) -> None:
+    with pytest.warns(UserWarning, match="RigL never changes its masks in 2 steps: give masks.every a smaller number"):
+        fit(tmp_path, text_data(), [RigL(every=100)], max_steps=2)
+    with warnings.catch_warnings(record=True) as said:
+        fit(tmp_path, text_data(), [RigL(every=1, stop=1.0)], max_steps=2)
+        fit(tmp_path, text_data(), [StaticSparsity()], max_steps=2)
+    assert not [warning for warning in said if "never changes" in str(warning.message)]
+
+
+def test_any_checkpoint_is_validated_whatever_masks_a_fit_would_have(tmp_path: Path, text_data: Data) -> None:
+    trainer = fit(tmp_path, text_data(), [], max_steps=2, limit_val_batches=1)
+    trainer.save_checkpoint(tmp_path / "dense.ckpt")
+    validated = tiny_trainer(tmp_path, [RigL(every=2)], 2, limit_val_batches=1)
+    ((scores),) = validated.validate(tiny_bert(), text_data(), ckpt_path=tmp_path / "dense.ckpt", verbose=False)
+    assert scores["val/loss"] == pytest.approx(float(trainer.callback_metrics["val/loss"]), abs=1e-6)
 
 
 def test_a_gradient_that_is_not_finite_skips_the_update(tmp_path: Path, text_data: Data) -> None:

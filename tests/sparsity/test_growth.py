@@ -8,7 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from sparsity import GlobalRigL, RigL, SparseStepping, SparseTensor, criteria, drop_and_grow, parse_structure, statistics
+from sparsity import (
+    SET,
+    GlobalRigL,
+    RigL,
+    SparseStepping,
+    SparseTensor,
+    criteria,
+    drop_and_grow,
+    parse_structure,
+    statistics,
+)
 
 GENERATOR = torch.Generator()
 
@@ -202,3 +212,18 @@ def test_an_update_reports_the_survival_of_what_came_before_it() -> None:
 def test_a_method_is_named_by_what_is_not_its_default() -> None:
     assert str(RigL(sparsity=0.9, seed=1)) == "RigL"
     assert str(GlobalRigL(growth="balanced_gradient", every=50)) == "GlobalRigL(every=50, growth=balanced_gradient)"
+
+
+@pytest.mark.parametrize("method", [SET, RigL, GlobalRigL])
+def test_vectors_can_be_sparse(method: type[SET]) -> None:
+    weights = {name: torch.nn.Parameter(torch.arange(1.0, 21.0)) for name in "ab"}
+    sparse = SparseStepping(method(sparsity=0.5, every=2, stop=1.0), weights, max_steps=8)
+    for step in range(8):
+        for weight in weights.values():
+            weight.grad = torch.ones_like(weight)
+        sparse.step(torch.optim.SGD(weights.values(), lr=0.1), step)
+    assert sum(sparse.nnz.values()) == 20
+    vector = torch.arange(20) < 10
+    assert statistics.concentration(vector) == pytest.approx((1 + 0.1) / 2)  # all in the only row, a tenth in the fullest place
+    assert statistics.concentration(vector) == statistics.concentration(vector[None])
+    assert statistics.concentration_by_chance(vector) == statistics.concentration_by_chance(vector[None])

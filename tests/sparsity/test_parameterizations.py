@@ -113,6 +113,19 @@ def test_each_tensor_has_a_step_of_its_own_and_dense_ones_that_of_the_optimizer(
         torch.testing.assert_close(added[on], torch.full_like(added[on], factor))
 
 
+def test_an_embedding_table_keeps_the_size_of_its_rows_and_its_steps() -> None:
+    weights = {"a": layer(16, 16), "table": layer(16, 16)}
+    method = Static(sparsity=0.75, parameterization="sparse_mup")
+    sparse = SparseStepping(method, weights, 10, tables=["table"])
+    mask, drawn = sparse.masks["table"], layer(16, 16)
+    assert torch.equal(weights["table"][mask], drawn[mask])
+    torch.testing.assert_close(weights["a"][sparse.masks["a"]], 2 * drawn[sparse.masks["a"]])
+    for weight in weights.values():
+        weight.grad = -torch.ones_like(weight)
+    sparse.step(torch.optim.SGD(weights.values(), lr=1.0), 1)
+    torch.testing.assert_close(weights["table"][mask], drawn[mask] + 1)
+
+
 def test_a_tensor_without_any_weight_is_no_division_by_zero() -> None:
     weights = {"a": layer(4, 4), "b": layer(64, 64)}
     method = Static(sparsity=0.8, sparsities={"a": 0.99}, parameterization="sparse_mup")

@@ -1,10 +1,12 @@
 """Pruning methods: schedules with the papers' values, and steps worked by hand."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from sparsity import GMP, SET, STE, Movement, OneShot, SparseStepping, SparseTensor
+from sparsity import GMP, SET, STE, Movement, OneShot, SparseMethod, SparseStepping, SparseTensor, Static
 from sparsity.schedules import cubic
 
 
@@ -153,6 +155,26 @@ def test_masks_of_another_model_are_refused() -> None:
     state = SparseStepping(GMP(), {"w": torch.ones(1, 4)}, 10).state_dict()
     with pytest.raises(ValueError, match="does not fit the model: parameter is absent"):
         SparseStepping(GMP(), {"v": torch.ones(1, 4)}, 10, state=state)
+
+
+def test_a_weight_without_a_mask_in_the_state_is_refused() -> None:
+    state = SparseStepping(GMP(), {"w": torch.ones(1, 4)}, 10).state_dict()
+    with pytest.raises(ValueError, match="the checkpoint has no mask of v, which is to be sparse"):
+        SparseStepping(GMP(), {"v": torch.ones(1, 4), "w": torch.ones(1, 4)}, 10, state=state)
+
+
+@pytest.mark.parametrize("method", [OneShot(), STE(), GMP(start=0.0, end=0.0), Static(initialization="magnitude")], ids=str)
+def test_of_zeros_any_come_on_and_not_the_first(method: SparseMethod) -> None:
+    method = dataclasses.replace(method, sparsity=0.5)
+    weight = torch.nn.Parameter(torch.where(torch.arange(2000) % 10 == 0, 1.0, 0.0).view(100, 20))
+    sparse = SparseStepping(method, {"w": weight}, max_steps=4)
+    weight.grad = torch.zeros_like(weight)
+    sparse.step(torch.optim.SGD([weight], lr=0.1), 0)
+    on = sparse.masks["w"].view(10, -1).sum(1)
+    assert on.sum() == 1000
+    assert int(on.min()) > 70
+    assert int(on.max()) < 130
+    assert sparse.masks["w"].flatten()[::10].all()  # the largest are among them
 
 
 def test_masks_of_another_method_are_refused() -> None:

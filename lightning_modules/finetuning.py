@@ -8,6 +8,7 @@ import torch
 from torchmetrics import CatMetric, Metric
 from transformers import PreTrainedModel
 
+from datamodules import SequenceBatch, TaskBatch
 from internals import has_trainer
 from lightning_modules.encoders import layer_scales, reinitialize
 from lightning_modules.heads import AnyTask, load_with_head, misfit
@@ -94,6 +95,13 @@ class FinetuningModule(TransformerModule[Batch]):
         model, unfit = load_with_head(self.auto_of_task(), path, self.task, self.hparams["dropout"], fitting)
         self.check_fit(model.config, path)
         return model, unfit
+
+    @staticmethod
+    def outputs(model: PreTrainedModel, batch: SequenceBatch | TaskBatch) -> Any:
+        """What a model makes of a batch, with its segments where the model has a table of more than one."""
+        segmented = getattr(model.config, "type_vocab_size", 0) > 1
+        segments = {"token_type_ids": batch["token_type_ids"]} if segmented else {}
+        return model(batch["input_ids"], attention_mask=batch.get("attention_mask"), **segments)
 
     def layer_scales(self) -> dict[int, float]:
         """Factor of the learning rate by ``id`` of the parameter, smaller in lower layers."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchmetrics import Metric, SumMetric
 from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from datamodules import MaskedLMBatch, TextDataModule, TokenStream
+from datamodules import MaskedLMBatch, TextDataModule
 from lightning_modules.loading import load_model
 from lightning_modules.transformer_module import TransformerModule
 from objectives.masked_lm import check_family, label_count, masked_lm_logits, masked_lm_loss, unigram_loss
@@ -130,17 +130,9 @@ class MaskedLanguageModel(TransformerModule[MaskedLMBatch]):
             self.totals["unigram_loss"].update(unigram_loss(self._unigram, labels))
         self.totals["labels"].update(label_count(labels).double())
 
-    def on_validation_epoch_end(self) -> None:
-        self._log_totals("val", self.data.splits["validation"])
-
-    def test_step(self, batch: MaskedLMBatch, batch_idx: int) -> None:
-        self.validation_step(batch, batch_idx)
-
-    def on_test_epoch_end(self) -> None:
-        self._log_totals("test", self.data.splits["test"])
-
-    def _log_totals(self, stage: str, split: TokenStream) -> None:
+    def log_scores(self, stage: str) -> None:
         """Token-weighted means over the whole set and all ranks."""
+        split = self.data.splits["validation" if stage == "val" else stage]
         labels = self.totals["labels"].compute()
         loss = self.totals["loss"].compute() / labels
         self.log(f"{stage}/loss", loss, prog_bar=True)

@@ -29,9 +29,7 @@ class SequenceClassifier(FinetuningModule[SequenceBatch]):
 
     def predict_logits(self, model: PreTrainedModel, batch: SequenceBatch) -> Tensor:
         """Logits (batch, classes), or scores (batch, 1), of any classifier, a student or a teacher."""
-        segmented = getattr(model.config, "type_vocab_size", 0) > 1
-        segments = {"token_type_ids": batch["token_type_ids"]} if segmented else {}
-        return model(batch["input_ids"], attention_mask=batch.get("attention_mask"), **segments).logits
+        return self.outputs(model, batch).logits
 
     def task_loss(self, logits: Tensor, batch: SequenceBatch) -> Tensor:
         """Mean cross-entropy in nats, or mean squared error."""
@@ -45,16 +43,7 @@ class SequenceClassifier(FinetuningModule[SequenceBatch]):
         answers["labels"].update(labels.double())
         answers["loss"].update(task_loss(logits, labels, reduction="none").double())
 
-    def on_validation_epoch_end(self) -> None:
-        self._log_scores("val")
-
-    def test_step(self, batch: SequenceBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self.validation_step(batch, batch_idx, dataloader_idx)
-
-    def on_test_epoch_end(self) -> None:
-        self._log_scores("test")
-
-    def _log_scores(self, stage: str) -> None:
+    def log_scores(self, stage: str) -> None:
         """Metrics over each whole development set, every example of all ranks counted once."""
         for suffix, answers in zip(self.data.dev, self.answers, strict=False):
             predicted, labels, losses = (metric.compute().reshape(-1) for metric in answers.values())  # one is squeezed

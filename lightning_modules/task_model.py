@@ -83,10 +83,7 @@ class TaskModel(FinetuningModule[TaskBatch]):
 
         Of spans (2 · batch, length), of starts and ends in turn; of choices (batch, choices); of tags (batch · length, tags).
         """
-        segmented = getattr(model.config, "type_vocab_size", 0) > 1
-        segments = {"token_type_ids": batch["token_type_ids"]} if segmented else {}
-        output = model(batch["input_ids"], attention_mask=batch.get("attention_mask"), **segments)
-        return HEADS[self.task.kind].logits(output, batch)
+        return HEADS[self.task.kind].logits(self.outputs(model, batch), batch)
 
     def task_loss(self, logits: Tensor, batch: TaskBatch) -> Tensor:
         """Mean cross-entropy in nats."""
@@ -100,16 +97,7 @@ class TaskModel(FinetuningModule[TaskBatch]):
         for name, values in kept.items():
             answers[name].update(values.double().flatten())  # or a rank without answers would have tensors of another shape
 
-    def on_validation_epoch_end(self) -> None:
-        self._log_scores("val")
-
-    def test_step(self, batch: TaskBatch, batch_idx: int) -> None:
-        self.validation_step(batch, batch_idx)
-
-    def on_test_epoch_end(self) -> None:
-        self._log_scores("test")
-
-    def _log_scores(self, stage: str) -> None:
+    def log_scores(self, stage: str) -> None:
         """Metrics over the whole development set, every example of all ranks counted once."""
         examples = self.development_set.examples
         kept = {name: self.answers[0][name].compute().reshape(-1) for name in (*self.family.kept, "loss")}  # one is squeezed

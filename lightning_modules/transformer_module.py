@@ -73,6 +73,10 @@ class TransformerModule(LightningModule, ABC, Generic[Batch]):
     def task_loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """The loss without a teacher."""
 
+    @abstractmethod
+    def log_scores(self, stage: str) -> None:
+        """Log what the validation steps have gathered, over the whole set and all ranks, as ``val/…`` or ``test/…``."""
+
     def data_of(self, kind: type[Data]) -> Data:
         """The trainer's datamodule; ValueError unless it is of a kind."""
         data = getattr(self.trainer, "datamodule", None)
@@ -149,8 +153,17 @@ class TransformerModule(LightningModule, ABC, Generic[Batch]):
                     module.set_dtype(torch.float64)  # which a trainer of half precision has converted with the weights
                     module.reset()
 
+    def on_validation_epoch_end(self) -> None:
+        self.log_scores("val")
+
     def on_test_start(self) -> None:
         self.on_validation_start()
+
+    def test_step(self, *batch: Any) -> None:
+        self.validation_step(*batch)
+
+    def on_test_epoch_end(self) -> None:
+        self.log_scores("test")
 
     def on_predict_start(self) -> None:
         self.on_validation_start()

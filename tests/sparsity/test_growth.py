@@ -224,6 +224,8 @@ def test_vectors_can_be_sparse(method: type[SET]) -> None:
         sparse.step(torch.optim.SGD(weights.values(), lr=0.1), step)
     assert sum(sparse.nnz.values()) == 20
     vector = torch.arange(20) < 10
-    assert statistics.concentration(vector) == pytest.approx((1 + 0.1) / 2)  # all in the only row, a tenth in the fullest place
+    assert statistics.concentration(vector) == pytest.approx(
+        (1 + 0.1) / 2
+    )  # all in the only row, a tenth in the fullest place
     assert statistics.concentration(vector) == statistics.concentration(vector[None])
     assert statistics.concentration_by_chance(vector) == statistics.concentration_by_chance(vector[None])

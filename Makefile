@@ -22,10 +22,10 @@ TEACHER := runs/quickstart_teacher/version_0/export/model.safetensors
 STUDENT := runs/quickstart/version_0/export/model.safetensors
 
 $(TEACHER): | $(VENV)/installed
-	$(RUN) train.py fit --config configs/experiments/quickstart_teacher.yaml --version 0
+	$(RUN) train.py fit --config configs/experiments/quickstart_teacher.yaml --version 0 --ckpt_path last
 
 $(STUDENT): | $(VENV)/installed $(TEACHER)
-	$(RUN) train.py fit --config configs/experiments/quickstart.yaml --version 0
+	$(RUN) train.py fit --config configs/experiments/quickstart.yaml --version 0 --ckpt_path last
 
 quickstart: $(STUDENT) ## pretrain a dense teacher and an 80 % sparse student on text that is already there
 	@$(RUN) report.py runs/quickstart_teacher runs/quickstart

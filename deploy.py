@@ -12,6 +12,7 @@
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -50,8 +51,11 @@ def export_command(options: argparse.Namespace) -> None:
     from datamodules import prose
     from deployment import TOLERANCE, agreement, constants, export, kept_zeros, load, session
 
+    if options.sentences < 1:
+        raise ValueError("sentences must be at least 1")
+    beside = options.export.with_name(f"{options.export.stem}_{options.format}")  # of a packed file
+    directory = options.out or (options.export / options.format if options.export.is_dir() else beside)
     model, tokenizer = load(options.export)
-    directory = options.out or options.export / options.format
     file = export(model, directory, options.format, options.int8)
     print(f"{file}: {sum(each.stat().st_size for each in directory.iterdir()):,} bytes with what lies beside it")
     if not options.int8:
@@ -81,11 +85,29 @@ def push_command(options: argparse.Namespace) -> None:
     print(push(options.export, options.repository, private=not options.public))
 
 
+def check_seeds(records: Mapping[Path, RunRecord]) -> None:
+    """Refuse to average what are not seeds of one run.
+
+    Raises:
+        ValueError: a run differs from the first by more than its seed, or has the seed of another.
+    """
+    (first, of_first), *_ = records.items()
+    seen: dict[int | None, Path] = {}
+    for run, record in records.items():
+        for what in "task", "steps", "masks", "pretrained_name", "parameters":
+            mine, its = getattr(record, what), getattr(of_first, what)
+            if mine != its:
+                raise ValueError(f"{run} is no other seed of {first}: its {what} is {mine}, not {its}")
+        if (other := seen.setdefault(record.seed, run)) != run:
+            raise ValueError(f"{run} has the seed of {other}, {record.seed}")
+
+
 def card_command(options: argparse.Namespace) -> None:
     """Write the card anew, from the runs of several seeds."""
     from deployment import write_card
 
     records = [RunRecord.read(run / SUMMARY) for run in options.runs]
+    check_seeds(dict(zip(options.runs, records, strict=True)))
     write_card(options.export, options.name or model_name(str(options.export)), records, options.dataset, options.license)
     print(options.export / CARD_FILE)
 
@@ -132,7 +154,9 @@ def main(arguments: list[str] | None = None) -> None:
     command = commands.add_parser("export", help="write a file for another runtime, checked against torch")
     command.add_argument("export", type=Path, help="directory of an exported model, or a packed file")
     command.add_argument("--format", choices=FORMATS, required=True, help="of the file")
-    command.add_argument("--out", type=Path, help="directory for it (default: one of the format's name in EXPORT)")
+    command.add_argument(
+        "--out", type=Path, help="directory for it (default: one of the format's name in EXPORT, or beside it)"
+    )
     command.add_argument("--int8", action="store_true", help="weights as 8-bit integers")
     command.add_argument("--sentences", type=int, default=100, help="on which it is compared with torch (default 100)")
     command.set_defaults(run=export_command)

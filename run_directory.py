@@ -49,8 +49,8 @@ def directory_of(experiment: Path, version: int | None, checkpoint: str | None) 
     Raises:
         ValueError: another run is there already.
     """
-    continued = Path(checkpoint).absolute().parent.parent if checkpoint else None
-    if continued is not None and continued.parent == experiment.absolute() and version in (None, version_of(continued)):
+    continued = Path(checkpoint).resolve().parent.parent if checkpoint else None
+    if continued is not None and continued.parent == experiment.resolve() and version in (None, version_of(continued)):
         return experiment / continued.name
     if version is None:
         newest = newest_version(experiment)

@@ -45,8 +45,9 @@ def shipped_config(name: str, folders: Sequence[str]) -> Path | None:
 
 def with_shipped_configs(arguments: Sequence[str], places: Places = OF_FITS) -> list[str]:
     """A command line in which shipped configs are named by their paths: ``--config cpu_bench``, ``--trainer=one_gpu``."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)  # behind it are options of another command
     found: list[str] = []
-    for before, argument in itertools.pairwise(["", *arguments]):
+    for before, argument in itertools.pairwise(["", *arguments[:end]]):
         option, equals, value = argument.partition("=")
         if equals and option in places:
             file = shipped_config(value, places[option])
@@ -54,7 +55,7 @@ def with_shipped_configs(arguments: Sequence[str], places: Places = OF_FITS) -> 
         else:
             file = shipped_config(argument, places[before]) if before in places else None
             found.append(str(file or argument))
-    return found
+    return [*found, *arguments[end:]]
 
 
 def configs_of(arguments: Sequence[str]) -> list[str]:

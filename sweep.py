@@ -106,7 +106,7 @@ def describe(error: Exception) -> str:
     """The message of an error, and what to do about it."""
     if isinstance(error, Timeout):
         return f"another sweep.py is running this sweep ({error.lock_file} is locked)"
-    return f"{error}; sweeps need Ray: pip install -e '.[sweep]'" if isinstance(error, ImportError) else one_line(error)
+    return f"{error}; sweeps need Ray: pip install 'trifecta[sweep]'" if isinstance(error, ImportError) else one_line(error)
 
 
 def run(arguments: list[str] | None = None, train: tuple[str, ...] = TRAIN) -> None:

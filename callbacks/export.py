@@ -17,7 +17,7 @@ from callbacks.sparse_training import sparse_training, total_steps
 from datamodules import TextDataModule
 from deployment import check_repository, files_to_push, push, write_card
 from internals import is_accumulating
-from run_record import experiment_name
+from run_record import experiment_name, model_name
 from sparsity import SparseStepping, apply_umask, save_masks
 
 
@@ -165,4 +165,6 @@ def made_by(sparse: SparseStepping, step: int) -> dict[str, object]:
     """The method, its settings, the step and what each tensor started with, for the record."""
     method = sparse.method
     settings = {field.name: getattr(method, field.name) for field in dataclasses.fields(method)}
+    if pretrained := settings.get("pretrained"):
+        settings["pretrained"] = model_name(str(pretrained))  # where it lay on a machine is nobody's business
     return {"method": type(method).__name__, "step": step, **settings, "initial_nnz": sparse.initial_nnz}

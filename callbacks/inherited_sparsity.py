@@ -27,8 +27,11 @@ class InheritedMasks(methods.Static):
     """
 
     pretrained: str = field(default="", repr=False)
-    found: MaskSet = field(default_factory=lambda: MaskSet({}), init=False, repr=False)
     sparsity: float | None = field(default=None, init=False)  # what was found, which is no setting
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.found = MaskSet({})  # by the names in the model, before it is trained
 
     def initial_masks(self, weights: Mapping[str, Tensor], scope_size: int) -> MaskSet:
         self.nnz = self.found.nnz()

@@ -45,10 +45,15 @@ flop_registry.setdefault(torch.ops.aten._scaled_dot_product_flash_attention_for_
 
 
 def revision() -> str | None:
-    """The git commit of this code, marked ``-dirty`` where files differ from it; None outside a repository."""
-    describe = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    """The git commit of this code, marked ``-dirty`` where files differ from it; None where no repository keeps it.
+
+    One in an environment within a repository of something else is not kept there.
+    """
+    kept = ["ls-files", "--error-unmatch", Path(__file__).name]
+    describe = ["describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
-        answer = subprocess.run(describe, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+        for command in kept, describe:
+            answer = subprocess.run(["git", *command], cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     return answer.stdout.strip()

@@ -96,7 +96,7 @@ class StopOnSignal(Checkpoint):
         directory = next((callback.dirpath for callback in saving if callback.dirpath), None)
         where = "without a checkpoint, as the run keeps none"
         if directory is not None:
-            trainer.save_checkpoint(Path(directory) / LAST)
+            trainer.save_checkpoint(Path(directory) / LAST, weights_only=False)
             where = f"with {Path(directory) / LAST}; --ckpt_path last goes on"
         if trainer.is_global_zero:
             name = "another rank's signal" if self.received is None else self.received.name

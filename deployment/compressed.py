@@ -117,6 +117,7 @@ def encoded_or_not(name: str, tensor: Tensor, mask: Tensor | None) -> dict[str, 
 def written_beside(final: Path) -> Iterator[Path]:
     """A new directory beside ``final`` to write to; what was written there by ``final``'s name takes its place at the end."""
     final.parent.mkdir(parents=True, exist_ok=True)
+    final = final.resolve()  # "." has no name, and a link to an empty directory is none
     with tempfile.TemporaryDirectory(prefix=f".{final.name}.", dir=final.parent) as directory:
         partial = Path(directory, final.name)
         yield partial
@@ -127,6 +128,12 @@ def written_beside(final: Path) -> Iterator[Path]:
 def checksum(header: Mapping[str, Any], stored: Mapping[str, Tensor]) -> str:
     """SHA-256 of all that a file holds, but for the checksum itself."""
     return sha256(stored, json.dumps({key: header[key] for key in header if key != "sha256"}, sort_keys=True))
+
+
+def refuse_links_out_of_model(directory: Path) -> None:
+    """The same for the directory of a model; one in the hub's cache has links to files beside its snapshots."""
+    whole = directory.resolve()
+    refuse_links_out(whole.parents[1] if whole.parent.name == "snapshots" else whole)
 
 
 def pack(directory: Path, file: Path) -> list[str]:
@@ -141,9 +148,7 @@ def pack(directory: Path, file: Path) -> list[str]:
     """
     if not (directory / WEIGHTS_FILE).is_file():
         raise ValueError(f"{directory}: no {WEIGHTS_FILE} there; export the model by save_pretrained, as one file")
-    refuse_links_out(
-        directory.parents[1] if directory.parent.name == "snapshots" else directory
-    )  # the hub's cache has links
+    refuse_links_out_of_model(directory)
     tensors, metadata = read_safetensors(directory / WEIGHTS_FILE)
     masks: Mapping[str, Tensor] = load_masks(directory) or {}
     if unknown := sorted({*masks} - {*tensors}):

@@ -98,7 +98,13 @@ def write_onnx(model: "PreTrainedModel", file: Path) -> None:
     Args:
         model: fp32 on the CPU, dense, in evaluation mode.
         file: to write, the weights inside it (up to the 2 GB that the format allows).
+
+    Raises:
+        ValueError: a model whose answer is not one tensor of the tokenizer's: of spans, which has two, or of choices.
     """
+    kind = type(model).__name__
+    if kind.endswith(("ForQuestionAnswering", "ForMultipleChoice")):
+        raise ValueError(f"{kind} is not written for other runtimes: its answer is not one tensor for every sequence")
     extra("onnxscript", "onnx")
     names = input_names(model)
     example = tuple(torch.ones(2, 8, dtype=torch.long) for _ in names)

@@ -244,7 +244,8 @@ def recipe(record: RunRecord, datasets: Sequence[str] = ()) -> str:
     if record.revision:
         lines.append(f"- revision: {record.revision}")
     if record.command:
-        lines.append(f"\n```sh\npython {public_command(record.command)}\n```")
+        script = "python " if Path(record.command.split()[0]).suffix == ".py" else ""
+        lines.append(f"\n```sh\n{script}{public_command(record.command)}\n```")
     return "\n".join(lines)
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from arguments import one_line
-from deployment.compressed import CARRIED, WEIGHTS_FILE
+from deployment.compressed import CARRIED, WEIGHTS_FILE, refuse_links_out_of_model
 from run_record import CARD_FILE
 
 REMEDIES = {401: "log in first: hf auth login", 403: "take a name of your own, or a token that may write there"}
@@ -11,13 +11,14 @@ REMEDIES = {401: "log in first: hf auth login", 403: "take a name of your own, o
 
 
 def files_to_push(directory: Path) -> dict[str, int]:
-    """Name → bytes of what is sent: weights, masks, config, tokenizer and card, and nothing else that lies there.
+    """Name → bytes of what is sent: files of the kinds that a model's weights, masks, config, tokenizer and card have.
 
     Raises:
-        ValueError: no exported model there.
+        ValueError: no exported model there, or a link that leads out of it.
     """
     if not (directory / WEIGHTS_FILE).is_file():
         raise ValueError(f"{directory}: no {WEIGHTS_FILE} there; expected the directory of an exported model")
+    refuse_links_out_of_model(directory)
     suffixes = (*CARRIED, ".safetensors")
     files = (path for path in sorted(directory.iterdir()) if path.is_file() and not path.name.startswith("."))
     return {path.name: path.stat().st_size for path in files if path.suffix in suffixes}

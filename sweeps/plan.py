@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,8 @@ def make_plan(options: argparse.Namespace) -> Plan:
     model = options.model or (TOY if options.quick else model_name(pretrained) if pretrained else Path(config).stem)
     if options.name is not None and (Path(options.name).name != options.name or options.name in ("", ".")):
         raise ValueError(f"--name is {options.name!r}; expected a name, of a directory in {options.runs}")
-    name = options.name or "_".join(dict.fromkeys((options.config.stem, model)))
+    own = "_".join(dict.fromkeys((options.config.stem, model)))
+    name = options.name or re.sub(r"[^\w.=+%-]", "-", own)  # of the model's card, which may come from a stranger
     directory = options.runs.resolve() / name
     header = {
         "name": name,

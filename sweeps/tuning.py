@@ -74,6 +74,18 @@ class Turns(Searcher):
         """Ray's own state is of no use."""
 
 
+def check_resources(cpus: float, gpus: float) -> None:
+    """Refuse to wait for ever for what no machine of the cluster has.
+
+    Raises:
+        ValueError: a fit is to have more processors, or more GPUs, than the largest machine.
+    """
+    for option, wanted, name in ("--cpus", cpus, "CPU"), ("--gpus", gpus, "GPU"):
+        most = max((node["Resources"].get(name, 0) for node in ray.nodes() if node["Alive"]), default=0)
+        if wanted > most:
+            raise ValueError(f"{option} is {wanted:g}, and Ray has {most:g} {name} on a machine")
+
+
 def run_agenda(agenda: Agenda, concurrency: int, cpus: float, gpus: float, retries: int) -> None:
     """Run the fits of an agenda to their ends, whatever these are, and keep its record.
 
@@ -86,6 +98,7 @@ def run_agenda(agenda: Agenda, concurrency: int, cpus: float, gpus: float, retri
         gpus: reserved for each of them; a fraction shares one.
         retries: further attempts after a failure.
     """
+    check_resources(cpus, gpus)
     record, search = agenda.plan.record, search_of(agenda.plan.protocol)
     storage = record.directory / ".tune"
     scheduler: TrialScheduler | None = None

@@ -277,3 +277,8 @@ def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:
 
 def test_sweeps_are_named_like_recipes() -> None:
     assert with_shipped_configs(["--config", "results"], OF_SWEEPS)[1].endswith("protocols/results.yaml")
+
+
+def test_what_stands_behind_two_dashes_is_for_another_command() -> None:
+    given = ["--config", "results", "--", "--config", "results"]
+    assert with_shipped_configs(given, OF_SWEEPS)[2:] == given[2:]

@@ -20,6 +20,7 @@ import report
 import train
 from callbacks.checkpoint_files import CheckedCheckpointIO, by_age, check_whole, newest_whole, written_beside
 from helpers import complaint, tiny_experiment
+from run_directory import directory_of
 from run_record import is_held
 
 ROOT = Path(__file__).parents[1]
@@ -259,3 +260,13 @@ def test_a_run_that_died_is_reported_so(runs: tuple[Path, list[str], Path], caps
     with held_by_another_process(run):
         assert status() == "running"
     assert status() == "died"
+
+
+def test_a_checkpoint_is_its_runs_however_the_directory_is_written(tmp_path: Path) -> None:
+    experiment = tmp_path / "runs" / "one"
+    checkpoint = experiment / "version_0" / "checkpoints" / "step=2.ckpt"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    (tmp_path / "link").symlink_to(tmp_path / "runs")
+    for written in experiment, tmp_path / "link" / "one", tmp_path / "runs" / ".." / "runs" / "one":
+        assert directory_of(written, None, str(checkpoint)).resolve() == experiment / "version_0"

@@ -271,7 +271,7 @@ def test_without_ray_there_is_one_line_that_says_what_to_install(
     monkeypatch.setattr("sweeps.driver.ray_environment", lambda address: {})
     with pytest.raises(SystemExit) as stop:
         sweep.run(["--config", str(protocol), "--runs", str(tmp_path / "runs"), "--pretrained", str(pretrained)])
-    assert str(stop.value.code).endswith("sweeps need Ray: pip install -e '.[sweep]'")
+    assert str(stop.value.code).endswith("sweeps need Ray: pip install 'trifecta[sweep]'")
 
 
 def test_a_sweep_goes_on_with_the_data_that_it_began_with(
@@ -351,3 +351,19 @@ def test_command_of_a_trial(tmp_path: Path, pretrained: Path) -> None:
         *(f"--runs={tmp_path / 'protocol_bert_100k'}", "--experiment=STS-B_seed=1", "--version=0", "--ckpt_path=last"),
     )
     assert (fit.run, fit.stall) == (tmp_path / "protocol_bert_100k" / "STS-B_seed=1" / "version_0", 1800)
+
+
+def test_a_name_in_a_strangers_card_leads_nowhere_else(tmp_path: Path, protocol: Path, pretrained: Path) -> None:
+    card = "---\nmodel-index:\n- name: ../../../escaped\n  results: []\n---\n"
+    (pretrained / "README.md").write_text(card)
+    arguments = ["--config", str(protocol), "--pretrained", str(pretrained), "--runs", str(tmp_path / "runs")]
+    assert make_plan(sweep.parse(arguments)).record.directory.parent == tmp_path / "runs"
+
+
+@pytest.mark.parametrize(("option", "number"), [("--cpus", "4096"), ("--gpus", "64")])
+def test_what_no_machine_has_is_not_waited_for(
+    tmp_path: Path, protocol: Path, pretrained: Path, option: str, number: str
+) -> None:
+    driver = start(tmp_path, "--config", protocol, "--pretrained", pretrained, option, number)
+    assert driver.wait(60) == 1
+    assert f"error: {option} is {number}, and Ray has " in (tmp_path / "output").read_text()

@@ -1,6 +1,8 @@
 """``summary.json`` is the contract between a run and its readers."""
 
 import json
+import shutil
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -349,3 +351,17 @@ def test_a_first_batch_that_fails_leaves_no_counter_behind(tmp_path: Path, text_
     with pytest.raises(ZeroDivisionError):
         fit(tmp_path, text_data(), [RunSummary()], 1, module)
     assert _len_torch_dispatch_stack() == 0
+
+
+def test_a_repository_around_an_environment_is_not_that_of_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = tmp_path / ".venv" / "callbacks"
+    installed.mkdir(parents=True)
+    shutil.copy(callbacks.run_summary.__file__, installed)
+    identity = ["-c", "user.name=ann", "-c", "user.email=ann@example.org"]
+    (tmp_path / ".gitignore").write_text(".venv\n")
+    for command in ["init", "-q"], ["add", ".gitignore"], [*identity, "commit", "-q", "-m", "mine"]:
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    monkeypatch.setattr(callbacks.run_summary, "__file__", str(installed / "run_summary.py"))
+    assert callbacks.run_summary.revision() is None
+    subprocess.run(["git", "add", "-f", ".venv"], cwd=tmp_path, check=True)
+    assert callbacks.run_summary.revision().endswith("-dirty")

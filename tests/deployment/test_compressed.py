@@ -443,3 +443,26 @@ def test_an_export_that_does_not_fit_together_is_refused(export: Path, tmp_path:
     with pytest.raises(ValueError, match=message):
         pack(export, tmp_path / "packed")
     assert not (tmp_path / "packed").exists()
+
+
+def test_the_directory_one_is_in_can_be_packed_and_unpacked_into(
+    export: Path, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    unpack(packed, Path())
+    assert (tmp_path / "here" / WEIGHTS_FILE).is_file()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "linked").symlink_to(tmp_path / "empty")
+    unpack(packed, tmp_path / "linked")
+    assert (tmp_path / "empty" / WEIGHTS_FILE).is_file()
+    snapshot = tmp_path / "hub" / "snapshots" / "one"  # as the hub's cache keeps a model
+    (tmp_path / "hub" / "blobs").mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    for path in export.iterdir():
+        path.replace(tmp_path / "hub" / "blobs" / path.name)
+        (snapshot / path.name).symlink_to(Path("..", "..", "blobs", path.name))
+    monkeypatch.chdir(snapshot)
+    pack(Path(), tmp_path / "again.packed")
+    assert (tmp_path / "again.packed").read_bytes() == packed.read_bytes()

@@ -10,8 +10,11 @@ import pytest
 import torch
 from transformers import (
     AutoModelForMaskedLM,
+    AutoModelForMultipleChoice,
+    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    BertConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -21,7 +24,7 @@ import deploy
 from benchmarks.finetuning import packaged_minilm
 from callbacks import ExportPretrained, RigL
 from datamodules import TextDataModule, prose, train_tokenizer
-from deployment import TOLERANCE, agreement, constants, exchange, export, kept_zeros, load, session
+from deployment import TOLERANCE, agreement, constants, exchange, export, kept_zeros, load, pack, session
 from helpers import CONFIG, fit, tiny_bert
 
 pytest.importorskip("onnxruntime")
@@ -147,3 +150,18 @@ os.kill(os.getpid(), signal.SIGUSR1)
 """
     ended = subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[2], capture_output=True, text=True)
     assert (ended.returncode, ended.stdout) == (0, "received\n"), ended.stderr
+
+
+@pytest.mark.parametrize("kind", [AutoModelForQuestionAnswering, AutoModelForMultipleChoice])
+def test_an_answer_of_several_tensors_is_refused_in_one_line(kind: type, tmp_path: Path) -> None:
+    model = kind.from_config(BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8))
+    with pytest.raises(ValueError, match=f"{type(model).__name__} is not written for other runtimes"):
+        exchange.export(model.eval(), tmp_path / "onnx", "onnx")
+
+
+def test_a_packed_file_is_exported_beside_itself(trained: Path, tmp_path: Path) -> None:
+    pack(trained, tmp_path / "model.packed")
+    deploy.main(["export", str(tmp_path / "model.packed"), "--format", "onnx", "--sentences", "4"])
+    assert (tmp_path / "model_onnx" / "model.onnx").is_file()
+    with pytest.raises(ValueError, match="sentences must be at least 1"):
+        deploy.main(["export", str(trained), "--format", "onnx", "--sentences", "0"])

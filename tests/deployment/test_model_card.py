@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -14,7 +15,16 @@ from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassificatio
 import deploy
 from callbacks import ExportPretrained, FinalValidation, RigL, RunSummary
 from datamodules import TextDataModule
-from deployment.model_card import class_of, is_hub_id, public_command, scores, sparsity_by_class, with_spread, write_card
+from deployment.model_card import (
+    class_of,
+    is_hub_id,
+    public_command,
+    recipe,
+    scores,
+    sparsity_by_class,
+    with_spread,
+    write_card,
+)
 from fake_hub import FakeHub, complaint_about
 from helpers import fit
 from run_record import RunRecord, model_name
@@ -235,3 +245,27 @@ def test_mistakes_with_cards_are_one_line(glue_run: Path, arguments: tuple[str, 
     assert line in str(end.value.code)
     assert "\n" not in str(end.value.code)
     assert (glue_run / "export" / "README.md").read_text() == "as it was"
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"seed": 1, "task": "MRPC"}, "its task is MRPC, not STS-B"),
+        ({"seed": 1, "steps": 7}, "its steps is 7"),
+        ({"seed": 1, "masks": "SET"}, "its masks is SET"),
+        ({}, "has the seed of"),
+    ],
+)
+def test_what_are_no_seeds_of_a_run_is_not_averaged(
+    glue_run: Path, tmp_path: Path, changed: dict[str, Any], message: str
+) -> None:
+    dataclasses.replace(RunRecord.read(glue_run / "summary.json"), **changed).write(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        deploy.main(["card", str(glue_run / "export"), str(glue_run), str(tmp_path)])
+
+
+def test_the_command_of_an_installed_package_is_no_script() -> None:
+    record = RunRecord(experiment="quick", status="finished", command="/home/ann/env/bin/trifecta fit --config quickstart")
+    assert "```sh\ntrifecta fit --config quickstart\n```" in recipe(record)
+    record = RunRecord(experiment="quick", status="finished", command="/home/ann/trifecta/train.py fit --config quickstart")
+    assert "```sh\npython train.py fit --config quickstart\n```" in recipe(record)

@@ -201,3 +201,10 @@ def test_a_run_whose_export_is_refused_has_it_on_the_disk(
     assert (tmp_path / "export" / "README.md").is_file()
     with pytest.raises(ValueError, match="is no repository of the hub; expected OWNER/NAME"):
         ExportPretrained(push_to_hub="a/b/c")
+
+
+def test_a_link_that_leads_out_is_refused(export: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret.txt").write_text("mine")
+    (export / "notes.txt").symlink_to(tmp_path / "secret.txt")
+    with pytest.raises(ValueError, match="notes.txt is a link out of"):
+        files_to_push(export)

@@ -123,6 +123,8 @@ def latency_command(options: argparse.Namespace) -> None:
     threads = options.threads or [torch.get_num_threads()]
     if min(options.batch, options.length, options.repetitions, *threads) < 1:
         raise ValueError("batch, length, repetitions and threads must be at least 1")
+    if not options.tolerance >= 0:
+        raise ValueError(f"tolerance must be at least 0, got {options.tolerance:g}")
     multiply_with_onednn()
     model = load_model(options.export)
     check_fit(model.config, str(options.export), tokens=0, length=options.length)

@@ -42,7 +42,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--rows", nargs="+", default=[], metavar="ROW", help="these rows only, and what they need from others"
     )
-    parser.add_argument("--seeds", type=positive(int), help="the first so many seeds of every fit only; default: all")
+    parser.add_argument(
+        "--seeds",
+        type=positive(int),
+        help="the first so many seeds of every fit only, and what they need from others; default: all",
+    )
     parser.add_argument(
         "--quick", action="store_true", help="toy sizes of a protocol that has them; toy tasks, too, without --glue.path"
     )

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import shlex
 import warnings
 from pathlib import Path
 from typing import cast
@@ -214,7 +215,9 @@ def describe_run(trainer: Trainer) -> list[str]:
         return ["fast_dev_run: nothing is kept"]
     seed = os.environ.get("PL_GLOBAL_SEED")
     lines = [relative(trainer.default_root_dir) + (f", seed {seed}" if seed else "")]
-    return lines + [f"tensorboard --logdir {relative(logger.save_dir)}" for logger in tensorboards(trainer)]
+    return lines + [
+        f"tensorboard --logdir {shlex.quote(str(relative(logger.save_dir)))}" for logger in tensorboards(trainer)
+    ]
 
 
 def counted(number: int, noun: str, plural: str = "s") -> str:

@@ -100,11 +100,11 @@ def write_onnx(model: "PreTrainedModel", file: Path) -> None:
         file: to write, the weights inside it (up to the 2 GB that the format allows).
 
     Raises:
-        ValueError: a model whose answer is not one tensor of the tokenizer's: of spans, which has two, or of choices.
+        ValueError: a model of choices, which takes several sequences at a time.
     """
     kind = type(model).__name__
-    if kind.endswith(("ForQuestionAnswering", "ForMultipleChoice")):
-        raise ValueError(f"{kind} is not written for other runtimes: its answer is not one tensor for every sequence")
+    if kind.endswith("ForMultipleChoice"):
+        raise ValueError(f"{kind} is not written for other runtimes: it takes several sequences at a time")
     extra("onnxscript", "onnx")
     names = input_names(model)
     example = tuple(torch.ones(2, 8, dtype=torch.long) for _ in names)
@@ -148,7 +148,13 @@ def export(model: "PreTrainedModel", directory: Path, format: Format, int8: bool
 
     Returns:
         The file that the runtime loads.
+
+    Raises:
+        ValueError: a model of spans, whose answer is two tensors, or of choices.
     """
+    kind = type(model).__name__
+    if kind.endswith("ForQuestionAnswering"):
+        raise ValueError(f"{kind} is not written for other runtimes: its answer is two tensors, and files have one")
     directory.mkdir(parents=True, exist_ok=True)
     file = directory / FILES[format]
     with tempfile.TemporaryDirectory() as scratch:

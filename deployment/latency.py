@@ -70,12 +70,8 @@ class LatencyComparison:
     timings: list[Timing]
 
     def fastest(self, tolerance: float = TOLERANCE) -> Timing:
-        """The fastest of those whose outputs are within ``tolerance``."""
+        """The fastest of those whose outputs are within ``tolerance``, which is not negative, as dense torch is among them."""
         return min((each for each in self.timings if each.difference <= tolerance), key=lambda each: each.milliseconds)
-
-    def of(self, name: str) -> Timing:
-        """The timing of a runtime by name."""
-        return next(each for each in self.timings if each.name == name)
 
 
 def installed(runtime: str) -> bool:

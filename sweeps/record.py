@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from objectives.beyond_glue import FINETUNING
@@ -277,5 +278,5 @@ def results_table(record: Record) -> Table:
             digits = 3 if staged and not task else 2
             cells = [f"{row[figure] * (100 if task else 1):.{digits}f}" if figure in row else "" for figure in figures]
             counts = [done, str(statuses.count("failed")), str(row.get("degenerate", ""))]
-            table.add_row(*names, metric, *counts, *cells)
+            table.add_row(*map(escape, names), metric, *counts, *cells)  # a name may have brackets
     return table

@@ -178,8 +178,14 @@ class Reports:
     def __init__(self, fit: Fit, report: Callable[[dict[str, float]], None]) -> None:
         self.fit, self.report, self.last = fit, report, -1
         self.file = fit.directory / "reports.jsonl"
+        kept = ""
         for line in self.file.read_text(encoding="utf-8").splitlines() if self.file.exists() else []:
-            self._send(json.loads(line))
+            try:
+                self._send(json.loads(line))
+            except ValueError:  # a full disk has cut it off
+                self.file.write_text(kept, encoding="utf-8")
+                break
+            kept += f"{line}\n"
 
     def update(self, final: bool = False) -> None:
         """Report the newest validation. That of the last step waits for the end, or a cut there would cost the export."""

@@ -8,6 +8,7 @@ import torch
 from transformers import BertConfig, BertForMaskedLM
 
 import cpu
+import deploy
 from deployment import compare_latency, inference, latency, load_model
 from deployment.inference import LayerChoice, SparseLinear
 from deployment.latency import Timing
@@ -101,3 +102,8 @@ def test_a_model_is_loaded_in_fp32_as_what_it_was_saved_from(tmp_path: Path) -> 
     assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
     for name, parameter in model.named_parameters():
         assert torch.equal(loaded.get_parameter(name), parameter.float())
+
+
+def test_a_tolerance_below_zero_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="tolerance must be at least 0, got -1"):
+        deploy.main(["latency", str(tmp_path), "--tolerance", "-1"])

@@ -239,3 +239,13 @@ def test_signs_of_life_are_seen_while_directories_come_and_go(tmp_path: Path, mo
 
     monkeypatch.setattr(os, "scandir", scan)
     assert newest_change(tmp_path) == len("checkpoints")
+
+
+def test_reports_of_a_full_disk_go_on_before_their_half_line(fit: Callable[..., Fit]) -> None:
+    chosen = fit(watch="perplexity", max_steps=100)
+    chosen.directory.mkdir(parents=True)
+    file, whole = chosen.directory / "reports.jsonl", '{"steps": 10, "perplexity": 5.0}\n'
+    file.write_text(whole + '{"ste')
+    told: list[dict[str, float]] = []
+    assert Reports(chosen, told.append).last == 10
+    assert (told, file.read_text()) == ([{"steps": 10, "perplexity": 5.0}], whole)

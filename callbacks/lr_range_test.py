@@ -69,7 +69,8 @@ class LRRangeTest(StepwiseSchedule):
         self.losses: list[float] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self.losses = []
+        if stage == "fit":
+            self.losses = []
 
     def build(self, optimizer: Optimizer, max_steps: int) -> LRScheduler:
         largest = max(group["lr"] for group in optimizer.param_groups)

@@ -20,6 +20,7 @@ from callbacks.figures import (
 )
 from callbacks.learning_rate import StepwiseSchedule
 from callbacks.sparse_training import SparseTraining, saved_method, sparse_training
+from internals import is_accumulating
 from objectives.parameter_groups import embedding_parameters, encoder_weights
 from sparsity import SparseStepping, check_patterns, matching
 from sparsity.statistics import dead_neurons, dead_rows, replaced
@@ -176,7 +177,7 @@ class StepMonitor(Callback):
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._tokens, self._batches, self._start = 0, 0, time.perf_counter()
+        self._tokens, self._start = 0, time.perf_counter()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._paused = time.perf_counter()
@@ -194,10 +195,9 @@ class StepMonitor(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: dict[str, Tensor], batch_idx: int
     ) -> None:
         self._tokens += batch["input_ids"].numel() * trainer.world_size
-        self._batches += 1  # over the epochs, which may be shorter than the interval
-        interval = trainer.log_every_n_steps * trainer.accumulate_grad_batches  # type: ignore[attr-defined]
-        if self._batches >= interval:
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if trainer.global_step % every == 0 and not is_accumulating(trainer):  # when Lightning writes what is logged
             now = time.perf_counter()
             rate = self._tokens / (now - self._start)
             pl_module.log("throughput/tokens_per_sec", rate, prog_bar=True)
-            self._tokens, self._batches, self._start = 0, 0, now
+            self._tokens, self._start = 0, now

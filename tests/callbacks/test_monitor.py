@@ -218,6 +218,15 @@ def test_throughput_is_logged_where_epochs_are_short(tmp_path: Path, text_data: 
     assert len(scalars(events(logger), "throughput/tokens_per_sec")) == 4
 
 
+def test_throughput_goes_on_being_logged_in_a_resumed_run(tmp_path: Path, text_data: Data) -> None:
+    """One that goes on between two writes of the logger writes with it, and not beside it."""
+    fit(tmp_path, text_data(), [StepMonitor()], max_steps=3).save_checkpoint(tmp_path / "three.ckpt")
+    logger = TensorBoardLogger(tmp_path, name="run")
+    options = {"logger": logger, "log_every_n_steps": 5, "ckpt_path": tmp_path / "three.ckpt", "accumulate_grad_batches": 1}
+    fit(tmp_path, text_data(), [StepMonitor()], max_steps=20, **options)
+    assert len(scalars(events(logger), "throughput/tokens_per_sec")) == 4
+
+
 def test_a_dense_run_has_no_tags_of_sparsity(tmp_path: Path, text_data: Data) -> None:
     logger = TensorBoardLogger(tmp_path, name="dense")
     fit(tmp_path, text_data(), [StepMonitor(), SparsityMonitor()], max_steps=2, logger=logger, limit_val_batches=1)

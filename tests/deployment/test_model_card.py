@@ -264,8 +264,8 @@ def test_what_are_no_seeds_of_a_run_is_not_averaged(
         deploy.main(["card", str(glue_run / "export"), str(glue_run), str(tmp_path)])
 
 
-def test_the_command_of_an_installed_package_is_no_script() -> None:
-    record = RunRecord(experiment="quick", status="finished", command="/home/ann/env/bin/trifecta fit --config quickstart")
+def test_the_command_of_an_installed_package_is_no_script(tmp_path: Path) -> None:
+    record = RunRecord(experiment="quick", status="finished", command=f"{tmp_path}/bin/trifecta fit --config quickstart")
     assert "```sh\ntrifecta fit --config quickstart\n```" in recipe(record)
-    record = RunRecord(experiment="quick", status="finished", command="/home/ann/trifecta/train.py fit --config quickstart")
+    record = RunRecord(experiment="quick", status="finished", command=f"{tmp_path}/train.py fit --config quickstart")
     assert "```sh\npython train.py fit --config quickstart\n```" in recipe(record)
